@@ -16,7 +16,10 @@ from cogpo_jax.errors import UserError
 END_OF_TURN = "<|im_end|>"
 _RESPONSE_FORMATS = {
     "think": "<think>\n{thought}\n</think>\n\n{solution}",
-    "r1": "<|begin_of_thought|>\n\n{thought}\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n{solution}\n\n<|end_of_solution|>",
+    "r1": (
+        "<|begin_of_thought|>\n\n{thought}\n\n<|end_of_thought|>\n\n"
+        "<|begin_of_solution|>\n\n{solution}\n\n<|end_of_solution|>"
+    ),
     "plain": "{thought}\n\n{solution}",
 }
 _PROMPT_FORMATS = ("chat", "raw")

@@ -1,0 +1,87 @@
+"""CogPO: DPO with a beta per pair, set by the size of the pair's cognitive gap.
+
+CogPO: Cai et al., "Enhancing Reasoning Abilities of Small LLMs with Cognitive Alignment", EMNLP 2025, arXiv 2504.09802.
+DPO: Rafailov et al., NeurIPS 2023, arXiv 2305.18290. The options and their sources stand at `PreferenceOptions`.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cogpo_jax.objective.metrics import Metrics, by_gap, correlation_terms
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceOptions:
+    """Terms beside the plain loss; each is off at 0 / False.
+
+    label_smoothing: probability that a label is flipped (cDPO: Mitchell 2023, "A note on DPO with noisy preferences").
+    nll_weight: weight of the chosen response's mean NLL per token (RPO: Pang et al. 2024, arXiv 2404.19733).
+    length_normalized: log-ratios divided by their token counts (SimPO's and DPO-norm's average: arXiv 2405.14734).
+    length_penalty: alpha of R-DPO's alpha * (tokens chosen - tokens rejected) margin (Park et al., arXiv 2403.19159).
+    displacement_penalty: lambda of DPOP's max(0, -chosen log-ratio) (Pal et al. 2024, "Smaug", arXiv 2402.13228).
+    """
+
+    label_smoothing: float = 0.0
+    nll_weight: float = 0.0
+    length_normalized: bool = False
+    length_penalty: float = 0.0
+    displacement_penalty: float = 0.0
+
+
+def cogpo_loss(
+    policy_logps: Float[Array, " R"],
+    reference_logps: Float[Array, " R"],
+    chosen: Int[Array, " P"],
+    rejected: Int[Array, " P"],
+    beta: Float[Array, " P"] | float,
+    weight: Float[Array, " P"] | None = None,
+    *,
+    gap: Int[Array, " P"] | None = None,
+    tokens: Float[Array, " R"] | None = None,
+    normalizer: Float[Array, ""] | float | None = None,
+    options: PreferenceOptions = PreferenceOptions(),
+) -> tuple[Float[Array, ""], Metrics]:
+    """sum_i w_i * -log sigmoid(beta_i * margin_i) / sum_i w_i, margin_i = logratio(chosen_i) - logratio(rejected_i).
+
+    policy_logps, reference_logps: summed log-probs (nats) of the R unique responses under policy and reference.
+    chosen, rejected: indices into the responses; beta: > 0, per pair or one for all; weight: 0 for padding pairs.
+    gap: index into `metrics.GAPS` per pair, for metrics; tokens: response lengths, needed by the options with length.
+    normalizer: divides the weighted sum instead of sum(weight), so that micro-batches add up to one batch.
+    Returns (loss, metrics), metrics as (sum, weight) per gap. A pair of weight 0 adds nothing, even where it is NaN.
+    """
+    weight = jnp.ones(chosen.shape, jnp.float32) if weight is None else weight.astype(jnp.float32)
+    beta = jnp.broadcast_to(jnp.asarray(beta, jnp.float32), chosen.shape)
+    gap = jnp.full(chosen.shape, 3, jnp.int32) if gap is None else gap
+    logratio = (policy_logps - reference_logps).astype(jnp.float32)
+    counts = jnp.ones_like(logratio) if tokens is None else jnp.maximum(tokens, 1.0)
+
+    scored = logratio / counts if options.length_normalized else logratio
+    margin = scored[chosen] - scored[rejected]
+    shifted = margin - options.displacement_penalty * jax.nn.relu(-scored[chosen])
+    logits = beta * shifted - options.length_penalty * (counts[chosen] - counts[rejected])
+    eps = options.label_smoothing
+    loss = -(1 - eps) * jax.nn.log_sigmoid(logits) - eps * jax.nn.log_sigmoid(-logits)
+    loss = loss - options.nll_weight * policy_logps[chosen] / counts[chosen]
+
+    total = jnp.maximum(weight.sum(), 1e-9) if normalizer is None else normalizer
+    value = jnp.where(weight > 0, weight * loss, 0.0).sum() / total
+    raw_margin = logratio[chosen] - logratio[rejected]
+    metrics = by_gap(
+        {
+            "loss": loss,
+            "margin": raw_margin,
+            "accuracy": jnp.where(raw_margin == 0, 0.5, (raw_margin > 0).astype(jnp.float32)),
+            "reward_margin": beta * raw_margin,
+            "chosen_reward": beta * logratio[chosen],
+            "rejected_reward": beta * logratio[rejected],
+            "chosen_logratio": logratio[chosen],
+            "rejected_logratio": logratio[rejected],
+            **correlation_terms("reward_length", beta * raw_margin, counts[chosen] - counts[rejected]),
+        },
+        gap,
+        weight,
+    )
+    return value, metrics
