@@ -1,0 +1,51 @@
+# The commands of this project; `make help` lists them. Lanes with their own environments are in mk/*.mk.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --quiet
+
+# Stamps: a second call installs nothing. The light set (no torch) is enough for the quickstart.
+DEV := $(VENV)/.stamp-dev
+LIGHT := $(VENV)/.stamp-light
+ANY := $(if $(wildcard $(DEV)),$(DEV),$(LIGHT))
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test check format clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+venv: $(DEV)  ## .venv with everything the tests need (torch on the CPU included)
+
+quickstart: $(ANY)  ## the whole loop on the shipped problems, into runs/quickstart
+	@$(PY) launch/quickstart.py
+
+test: $(DEV)  ## the tests, on the CPU
+	@$(PY) -m pytest -q -n 2 $(ARGS)
+
+check: $(DEV)  ## format, lint, types
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+format: $(DEV)  ## what ruff can mend by itself
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+clean:  ## removes runs, caches and environments
+	rm -rf runs build dist .venv .venv-* .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+# Left by an interrupted `python -m venv`, a folder without a pip is made anew.
+$(VENV)/.stamp-venv:
+	@python=$$(mk/python.sh) && echo "making $(VENV) with $$python" && "$$python" -m venv --clear $(VENV)
+	@touch $@
+
+$(LIGHT): requirements/light.txt | $(VENV)/.stamp-venv
+	@echo "installing $< (a few minutes, once)"
+	@$(PIP) -r $< && $(PIP) --no-deps -e . && touch $@
+
+$(DEV): requirements/dev.txt | $(VENV)/.stamp-venv
+	@echo "installing $< (a few minutes, once)"
+	@$(PIP) -r $< && $(PIP) --no-deps -e . && touch $@
+
+include $(wildcard mk/*.mk)
