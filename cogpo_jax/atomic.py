@@ -38,6 +38,12 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     _fsync_folder(path.parent)
 
 
+def replace_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Renames a finished (fsynced) file over `target`, and the rename itself survives a power cut."""
+    os.replace(source, target)
+    _fsync_folder(Path(target).parent)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
