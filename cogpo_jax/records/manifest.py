@@ -49,18 +49,16 @@ def verify_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Reads every shard once. Raises UserError naming the first file that is missing, extra or changed, and in a shard the
     record and byte offset where the damage begins, if a checksum tells.
     """
-    folder = epath.Path(folder)
-    manifest = load_manifest(folder)
-    present = {
-        f"{name}/{path.name}" for name in DATASETS if (folder / name).exists() for path in (folder / name).iterdir()
-    }
+    root = epath.Path(folder)
+    manifest = load_manifest(root)
+    present = {f"{name}/{path.name}" for name in DATASETS if (root / name).exists() for path in (root / name).iterdir()}
     if missing := sorted((manifest["shards"].keys() | manifest["metadata"].keys()) - present):
-        raise UserError(f"{folder / missing[0]}: missing, though {MANIFEST} lists it")
+        raise UserError(f"{root / missing[0]}: missing, though {MANIFEST} lists it")
     extra = sorted(p for p in present - manifest["shards"].keys() if ".tfrecord-" in p and not p.startswith("."))
     if extra:
-        raise UserError(f"{folder / extra[0]}: not listed in {MANIFEST}: remove it, or write the records again")
+        raise UserError(f"{root / extra[0]}: not listed in {MANIFEST}: remove it, or write the records again")
     for path, entry in sorted((manifest["metadata"] | manifest["shards"]).items()):
-        _verify_file(folder / path, entry)
+        _verify_file(root / path, entry)
     return manifest
 
 

@@ -70,22 +70,23 @@ def write_data(
 ) -> dict[str, Any]:
     """Writes the records of each split as `shards` files (fewer for fewer records) and returns the manifest.
 
-    The iterables (split name -> records) are consumed once, in order, one record in memory at a time; `info` (JSON:
-    drop counts, config and prompt hashes) goes into the manifest under `info`, and is read after the last record, so
-    the iterables may still count into it. Equal records and info give equal bytes, so `info` holds no times. `folder` may be `gs://`; the records that it held are replaced.
+    The iterables (split name -> records) are consumed once, in order, one record in memory at a time. `info` (JSON:
+    drop counts, config and prompt hashes) goes into the manifest under `info`; it is read after the last record, so
+    the iterables may still count into it. Equal records and info give equal bytes, so `info` holds no times.
+    `folder` may be `gs://`; the records that it held are replaced.
     Raises UserError naming the data set, split and record for a record that `validate_*` refuses; nothing is changed
     then.
     """
     if shards < 1:
         raise UserError(f"shards: {shards}: must be at least 1")
-    folder = epath.Path(folder)
+    root = epath.Path(folder)
     data = {name: splits for name, splits in (("sft", sft), ("groups", groups)) if splits}
     for name, splits in data.items():
         for split in splits:
             if split not in SPLITS:
                 raise UserError(f"{name} split: {split!r}: must be {' or '.join(SPLITS)}")
     with ExitStack() as cleanup:
-        staging = _make_staging(folder, cleanup)
+        staging = _make_staging(root, cleanup)
         manifest: dict[str, Any] = {
             "schema_version": schema.SCHEMA_VERSION,
             "datasets": {},
@@ -102,7 +103,7 @@ def write_data(
             manifest["metadata"] |= _write_metadata(staging, name, shards_by_split)
         text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomic(staging / MANIFEST, text)
-        _publish(staging, folder, [*manifest["shards"], *manifest["metadata"]])
+        _publish(staging, root, [*manifest["shards"], *manifest["metadata"]])
     return manifest
 
 
@@ -143,9 +144,9 @@ def _write_split(
             counts += dataset.count(record)
     entries = {}
     for i, writer in enumerate(writers):
-        path = tfds_metadata.shard_name(name, split, i, len(writers))
-        writer.path.rename(staging / path)
-        entries[path] = writer.entry()
+        final = tfds_metadata.shard_name(name, split, i, len(writers))
+        writer.path.rename(staging / final)
+        entries[final] = writer.entry()
     summary = {"records": number, "shards": len(writers), "counts": dict(sorted(counts.items()))}
     return summary, entries
 
