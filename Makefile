@@ -35,16 +35,15 @@ format: $(DEV)  ## what ruff can mend by itself
 clean:  ## removes runs, caches and environments
 	rm -rf runs build dist .venv .venv-* .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-# Left by an interrupted `python -m venv`, a folder without a pip is made anew.
-$(VENV)/.stamp-venv:
-	@python=$$(mk/python.sh) && echo "making $(VENV) with $$python" && "$$python" -m venv --clear $(VENV)
-	@touch $@
+# pip comes last: a folder that an interrupted call left without it is completed.
+$(VENV)/bin/pip:
+	@python=$$(mk/python.sh) && echo "making $(VENV) with $$python" && "$$python" -m venv $(VENV)
 
-$(LIGHT): requirements/light.txt | $(VENV)/.stamp-venv
+$(LIGHT): requirements/light.txt | $(VENV)/bin/pip
 	@echo "installing $< (a few minutes, once)"
 	@$(PIP) -r $< && $(PIP) --no-deps -e . && touch $@
 
-$(DEV): requirements/dev.txt | $(VENV)/.stamp-venv
+$(DEV): requirements/dev.txt | $(VENV)/bin/pip
 	@echo "installing $< (a few minutes, once)"
 	@$(PIP) -r $< && $(PIP) --no-deps -e . && touch $@
 
