@@ -49,13 +49,13 @@ def test_a_mesh_that_does_not_divide_the_student_names_the_field():
     class Config:
         num_attention_heads, num_key_value_heads, intermediate_size, vocab_size, hidden_size = 12, 2, 64, 128, 96
 
-    mesh = jax.sharding.AbstractMesh((1, 1, 1, 4), sharding.AXES)
+    mesh = jax.sharding.AbstractMesh((1, 1, 1, 4), sharding.MESH_AXES)
     with pytest.raises(UserError, match=r"mesh.tensor: 4: .*num_key_value_heads \(2\); these do: 1, 2"):
         sharding.check_divides(mesh, Config)
 
 
 def test_parameters_and_their_moments_share_one_table():
-    mesh = jax.sharding.AbstractMesh((1, 2, 2, 2), sharding.AXES)
+    mesh = jax.sharding.AbstractMesh((1, 2, 2, 2), sharding.MESH_AXES)
     table = {"mlp.up_proj.weight": ("layers", "mlp", "embed")}
     leaf = jax.ShapeDtypeStruct((3, 8, 4), jnp.float32)
     tree = {"mlp": {"up_proj": {"weight": leaf}}}
