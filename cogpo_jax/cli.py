@@ -52,7 +52,9 @@ def _parse(argv: list[str]) -> None:
     except flags.Error as error:
         raise UserError(f"command line: {error}") from error
     except (AttributeError, KeyError) as error:  # config_flags names an unknown field by its last part only
-        raise UserError(f"{_unknown_field(argv, error)}: no such config field; see the config file for the known ones") from error
+        raise UserError(
+            f"{_unknown_field(argv, error)}: no such config field; see the config file for the known ones"
+        ) from error
     except (TypeError, ValueError) as error:
         raise UserError(f"--config: {_one_line(error)}") from error
     if rest[1:]:
