@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-GAPS = ("small", "medium", "large", "none")
+from cogpo_jax.records.schema import GAPS
+
 Metrics = dict[str, dict[str, tuple[Array, Array]]]
 
 
