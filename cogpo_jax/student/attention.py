@@ -1,0 +1,59 @@
+"""One attention function over packed rows, with a back end per platform behind the same signature."""
+
+from collections.abc import Callable
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from cogpo_jax.errors import UserError
+from cogpo_jax.sharding import spec
+
+BACKENDS = ("xla", "splash", "gpu")
+
+
+def attention(
+    q: Float[Array, "B T H dh"],
+    k: Float[Array, "B T K dh"],
+    v: Float[Array, "B T K dh"],
+    segment_ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    *,
+    backend: str = "xla",
+    mesh: Mesh | None = None,
+) -> Float[Array, "B T H dh"]:
+    """softmax(q k^T / sqrt(dh)) v, causal by row index within equal segment ids; H is a multiple of K.
+
+    Softmax in float32, result in q's dtype. Segment 0 is padding: finite and meaningless, in the gradient too. With a
+    mesh, rows and heads stay where they are (each device attends to its own). Back ends: xla (exact, any platform),
+    splash (TPU), gpu. Raises UserError for an unknown one.
+    """
+    kernel = _kernel(backend)
+    if mesh is not None:
+        heads, kv_heads, rows = spec("rows", None, "heads", None), spec("rows", None, "kv_heads", None), spec("rows")
+        kernel = jax.shard_map(
+            kernel,
+            mesh=mesh,
+            in_specs=(heads, kv_heads, kv_heads, rows, rows),
+            out_specs=heads,
+            check_vma=False,  # Pallas kernels and while loops don't say over which axes their results vary
+        )
+    return checkpoint_name(kernel(q, k, v, segment_ids, positions), "attention")
+
+
+def _kernel(backend: str) -> Callable[..., Array]:
+    # Imported when used: a back end's kernel library need not be there on another platform.
+    if backend == "xla":
+        from cogpo_jax.student.blockwise import blockwise_attention
+
+        return blockwise_attention
+    if backend == "splash":
+        from cogpo_jax.student.splash import splash_attention
+
+        return splash_attention
+    if backend == "gpu":
+        from cogpo_jax.student.gpu import gpu_attention
+
+        return gpu_attention
+    raise UserError(f"attention: {backend!r}: known are {', '.join(BACKENDS)}")

@@ -1,0 +1,291 @@
+"""The student in Flax NNX: HF's parameter names and [out, in] orientation, layers stacked on [L] and scanned.
+
+Parameters travel as a plain nested dict of arrays (`split`, `abstract_params`); `nnx.merge(graphdef, params)` makes the
+module again, inside or outside of jit.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from cogpo_jax.errors import UserError
+from cogpo_jax.sharding import constrain
+from cogpo_jax.student.attention import BACKENDS, attention
+from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.rope import apply_rope, rope_tables
+
+REMAT_POLICIES = ("none", "dots", "full", "offload")
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+# Path of each parameter -> the logical axis of each of its dimensions (`cogpo_jax.sharding.RULES`).
+LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
+    "embed_tokens.weight": ("vocab", "embed"),
+    "layers.input_layernorm.weight": ("layers", "norm"),
+    "layers.self_attn.q_proj.weight": ("layers", "heads", "embed"),
+    "layers.self_attn.q_proj.bias": ("layers", "heads"),
+    "layers.self_attn.k_proj.weight": ("layers", "kv_heads", "embed"),
+    "layers.self_attn.k_proj.bias": ("layers", "kv_heads"),
+    "layers.self_attn.v_proj.weight": ("layers", "kv_heads", "embed"),
+    "layers.self_attn.v_proj.bias": ("layers", "kv_heads"),
+    "layers.self_attn.o_proj.weight": ("layers", "embed", "heads"),
+    "layers.self_attn.o_proj.bias": ("layers", "norm"),
+    "layers.self_attn.q_norm.weight": ("layers", "norm"),
+    "layers.self_attn.k_norm.weight": ("layers", "norm"),
+    "layers.post_attention_layernorm.weight": ("layers", "norm"),
+    "layers.mlp.gate_proj.weight": ("layers", "mlp", "embed"),
+    "layers.mlp.up_proj.weight": ("layers", "mlp", "embed"),
+    "layers.mlp.down_proj.weight": ("layers", "embed", "mlp"),
+    "norm.weight": ("norm",),
+    "lm_head.weight": ("vocab", "embed"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardOptions:
+    """How a forward pass computes; hashable, so that it can be a static argument of jit."""
+
+    compute_dtype: str = "float32"  # of the matrix products: float32 (exact) or bfloat16 (accumulated in float32)
+    attention: str = "xla"  # xla | splash | gpu
+    remat: str = "none"  # none | dots | full | offload: what the backward pass keeps of each layer
+    mesh: Mesh | None = None
+
+    def __post_init__(self) -> None:
+        for field, known in (("compute_dtype", COMPUTE_DTYPES), ("attention", BACKENDS), ("remat", REMAT_POLICIES)):
+            if getattr(self, field) not in known:
+                raise UserError(f"{field}: {getattr(self, field)!r}: known are {', '.join(known)}")
+
+
+class Linear(nnx.Module):
+    """y = x W^T + b, with W as HF stores it."""
+
+    def __init__(self, weight: Array, bias: Array | None = None):
+        self.weight = nnx.Param(weight)
+        if bias is not None:
+            self.bias = nnx.Param(bias)
+
+    def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
+        y = project(x, self.weight[...])
+        return y + self.bias[...].astype(y.dtype) if hasattr(self, "bias") else y
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm in float32 (arXiv 1910.07467), given back in the input's dtype."""
+
+    def __init__(self, weight: Array, eps: float):
+        self.weight = nnx.Param(weight)
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
+        return (x32 * self.weight[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """Token ids -> rows of the table."""
+
+    def __init__(self, weight: Array):
+        self.weight = nnx.Param(weight)
+
+    def __call__(self, tokens: Int[Array, "*n"], dtype: str) -> Float[Array, "*n d"]:
+        return jnp.take(self.weight[...], tokens, axis=0, mode="clip").astype(dtype)
+
+
+class SelfAttention(nnx.Module):
+    """Grouped-query attention; queries and keys are normalised per head where the config says so (Qwen3)."""
+
+    def __init__(self, config: StudentConfig, make: "_Initializer"):
+        c, q, kv = config, config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        self.head_dim = c.head_dim
+        self.q_proj = make.linear(c.hidden_size, q, bias=c.qkv_bias)
+        self.k_proj = make.linear(c.hidden_size, kv, bias=c.qkv_bias)
+        self.v_proj = make.linear(c.hidden_size, kv, bias=c.qkv_bias)
+        self.o_proj = make.linear(q, c.hidden_size, bias=c.o_bias)
+        if c.qk_norm:
+            self.q_norm = RMSNorm(make.ones(c.head_dim), c.rms_norm_eps)
+            self.k_norm = RMSNorm(make.ones(c.head_dim), c.rms_norm_eps)
+
+    def qkv(self, x: Float[Array, "B T D"], rope: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        """Queries [B, T, H, dh] and keys [B, T, K, dh] after norm and RoPE, and values [B, T, K, dh]."""
+        q, k, v = (p(x).reshape(*x.shape[:2], -1, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
+        return apply_rope(q, *rope), apply_rope(k, *rope), v
+
+
+class MLP(nnx.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
+
+    def __init__(self, config: StudentConfig, make: "_Initializer"):
+        self.gate_proj = make.linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = make.linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = make.linear(config.intermediate_size, config.hidden_size)
+
+    def __call__(self, x: Float[Array, "B T D"], mesh: Mesh | None) -> Float[Array, "B T D"]:
+        gated = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
+        return self.down_proj(constrain(gated, mesh, "rows", None, "mlp"))
+
+
+class Block(nnx.Module):
+    """One layer. In a Student its parameters carry a leading [L]; `Student` scans over it."""
+
+    def __init__(self, config: StudentConfig, make: "_Initializer"):
+        self.input_layernorm = RMSNorm(make.ones(config.hidden_size), config.rms_norm_eps)
+        self.self_attn = SelfAttention(config, make)
+        self.post_attention_layernorm = RMSNorm(make.ones(config.hidden_size), config.rms_norm_eps)
+        self.mlp = MLP(config, make)
+
+    def finish(
+        self, x: Float[Array, "B T D"], attended: Float[Array, "B T H dh"], mesh: Mesh | None
+    ) -> Float[Array, "B T D"]:
+        """The residual stream after the layer, from its input `x` and what the heads attended to."""
+        x = x + self.self_attn.o_proj(attended.reshape(*x.shape[:2], -1))
+        x = constrain(x, mesh, "rows", None, None)
+        x = x + self.mlp(self.post_attention_layernorm(x), mesh)
+        return constrain(x, mesh, "rows", None, None)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        rope: tuple[Array, Array],
+        segment_ids: Array,
+        positions: Array,
+        o: ForwardOptions,
+    ) -> Float[Array, "B T D"]:
+        q, k, v = self.self_attn.qkv(self.input_layernorm(x), rope)
+        attended = attention(q, k, v, segment_ids, positions, backend=o.attention, mesh=o.mesh)
+        return self.finish(x, attended, o.mesh)
+
+
+class Student(nnx.Module):
+    """A dense Qwen2 / Qwen2.5 / Qwen3 decoder."""
+
+    def __init__(self, config: StudentConfig, rngs: nnx.Rngs | None = None, param_dtype: Any = jnp.float32):
+        make = _Initializer(nnx.Rngs(0) if rngs is None else rngs, config.initializer_range, param_dtype)
+        self.config = config
+        self.embed_tokens = Embedding(make.normal(config.vocab_size, config.hidden_size))
+        self.layers = Block(config, make.stacked(config.num_hidden_layers))
+        self.norm = RMSNorm(make.ones(config.hidden_size), config.rms_norm_eps)
+        if not config.tie_word_embeddings:
+            self.lm_head = make.linear(config.hidden_size, config.vocab_size)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        options: ForwardOptions = ForwardOptions(),
+    ) -> Float[Array, "B T D"]:
+        """Hidden states after the final norm, in the compute dtype.
+
+        Each segment sees only itself, causally by row index; `positions` are RoPE's. Segment 0 is padding: its hidden
+        states are finite and mean nothing.
+        """
+        x = constrain(self.embed_tokens(tokens, options.compute_dtype), options.mesh, "rows", None, None)
+        rope = rope_tables(self.config, positions)
+        graphdef, stacked = nnx.split(self.layers)
+
+        def layer(x: Array, params: Any) -> tuple[Array, None]:
+            x = checkpoint_name(x, "layer_input")
+            return nnx.merge(graphdef, params)(x, rope, segment_ids, positions, options), None
+
+        x, _ = jax.lax.scan(_rematerialised(layer, options.remat), x, stacked)
+        return self.norm(x)
+
+    def head_weight(self) -> Float[Array, "V D"]:
+        """The output head's weight: the embedding table where the config ties them."""
+        return (self.embed_tokens if self.config.tie_word_embeddings else self.lm_head).weight[...]
+
+    def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
+        """Float32 logits of hidden states. Training never calls this on whole rows: see `objective.logps`."""
+        return project(hidden, self.head_weight(), out_dtype=jnp.float32)
+
+
+def project(x: Float[Array, "*n i"], weight: Float[Array, "o i"], out_dtype: Any = None) -> Float[Array, "*n o"]:
+    """x W^T in x's dtype. Float32 asks for full precision: TPUs and GPUs would otherwise multiply in less."""
+    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    dims = (((x.ndim - 1,), (1,)), ((), ()))
+    return jax.lax.dot_general(x, weight.astype(x.dtype), dims, precision=precision, preferred_element_type=out_dtype)
+
+
+def split(student: Student) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """The module's structure and its parameters as a nested dict of arrays: `nnx.merge` puts them together again."""
+    graphdef, state = nnx.split(student)
+    return graphdef, nnx.to_pure_dict(state)
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract(config: StudentConfig, dtype: str) -> tuple[nnx.GraphDef, Any]:
+    return split(nnx.eval_shape(lambda: Student(config, param_dtype=dtype)))
+
+
+def abstract_params(config: StudentConfig, dtype: Any = jnp.float32) -> dict[str, Any]:
+    """The nested dict of ShapeDtypeStructs of a student's parameters, without any memory."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _abstract(config, jnp.dtype(dtype).name)[1])
+
+
+def graphdef_of(config: StudentConfig) -> nnx.GraphDef:
+    """The structure of a student, without any memory: `nnx.merge(graphdef_of(config), params)` is the module."""
+    return _abstract(config, "float32")[0]
+
+
+def init_params(config: StudentConfig, seed: int, dtype: Any = jnp.float32, shardings: Any = None) -> dict[str, Any]:
+    """Random parameters (HF's initialisation), the same for a seed on any mesh; made in place by `shardings`."""
+    make = lambda key: split(Student(config, nnx.Rngs(params=key), dtype))[1]  # noqa: E731
+    return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+
+
+def _rematerialised(layer: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    """Wraps a scanned layer so that its backward pass keeps only what `policy` names.
+
+    none: everything; dots: matrix products and attention's result; full: the layer's input; offload: the same, in the
+    host's memory.
+    """
+    policies = jax.checkpoint_policies
+    if policy == "none":
+        return layer
+    if policy == "dots":
+        named = policies.save_only_these_names("attention")
+        keep = policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, named)
+    elif policy == "full":
+        keep = policies.nothing_saveable
+    else:
+        keep = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=["layer_input"],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    return jax.checkpoint(layer, policy=keep, prevent_cse=False)  # scan already keeps the compiler from merging them
+
+
+@dataclasses.dataclass(frozen=True)
+class _Initializer:
+    """Makes parameter arrays: normal weights, zero biases, unit norms, with the stacked axis in front."""
+
+    rngs: nnx.Rngs
+    scale: float
+    dtype: Any
+    stack: tuple[int, ...] = ()
+
+    def stacked(self, layers: int) -> "_Initializer":
+        return dataclasses.replace(self, stack=(layers,))
+
+    def normal(self, *shape: int) -> Array:
+        values = jax.random.normal(self.rngs.params(), (*self.stack, *shape), jnp.float32)
+        return (values * self.scale).astype(self.dtype)
+
+    def ones(self, size: int) -> Array:
+        return jnp.ones((*self.stack, size), self.dtype)
+
+    def linear(self, d_in: int, d_out: int, bias: bool = False) -> Linear:
+        zeros = jnp.zeros((*self.stack, d_out), self.dtype) if bias else None
+        return Linear(self.normal(d_out, d_in), zeros)

@@ -1,0 +1,60 @@
+"""Rotary positions (arXiv 2104.09864), plain or stretched by YaRN (arXiv 2309.00071), as transformers computes them."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from cogpo_jax.student.config import StudentConfig, Yarn
+
+
+def inverse_frequencies(config: StudentConfig) -> tuple[np.ndarray, float]:
+    """Float32 [dh / 2] radians per position, and the factor on cos and sin (1 without YaRN)."""
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    # float32 from the first step, like transformers: at position 32k a more exact power would be a different angle.
+    frequencies = np.float32(1.0) / np.power(np.float32(config.rope_theta), exponents)
+    if config.yarn is None:
+        return frequencies, 1.0
+    keep = _extrapolated_share(config.yarn, config.head_dim, config.rope_theta)
+    stretched = frequencies / np.float32(config.yarn.factor)
+    return stretched * (1 - keep) + frequencies * keep, _attention_factor(config.yarn)
+
+
+def rope_tables(config: StudentConfig, positions: Int[Array, "B T"]) -> tuple[Array, Array]:
+    """cos and sin, float32 [B, T, 1, dh / 2], ready to broadcast over heads."""
+    frequencies, factor = inverse_frequencies(config)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+
+
+def apply_rope(x: Float[Array, "B T H dh"], cos: Array, sin: Array) -> Float[Array, "B T H dh"]:
+    """Rotates the pairs (i, i + dh / 2) of each head in float32; the result has x's dtype."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def _extrapolated_share(yarn: Yarn, dim: int, theta: float) -> np.ndarray:
+    """1 where a frequency is kept as it is (fast), 0 where it is divided by the factor (slow), a ramp between."""
+
+    def dimension_of(rotations: float) -> float:
+        return dim * math.log(yarn.original_max_position_embeddings / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension_of(yarn.beta_fast), dimension_of(yarn.beta_slow)
+    if yarn.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    high += 0.001 if low == high else 0
+    ramp = (np.arange(dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.float32(1) - np.clip(ramp, 0, 1)
+
+
+def _attention_factor(yarn: Yarn) -> float:
+    def mscale(weight: float) -> float:
+        return 1.0 if yarn.factor <= 1 else 0.1 * weight * math.log(yarn.factor) + 1.0
+
+    if yarn.attention_factor is not None:
+        return yarn.attention_factor
+    if yarn.mscale and yarn.mscale_all_dim:
+        return mscale(yarn.mscale) / mscale(yarn.mscale_all_dim)
+    return mscale(1.0)
