@@ -217,9 +217,9 @@ def _check_pair(pair: Pair, responses: tuple[Response, ...], where: str) -> None
             raise UserError(f"{where}.{side}: {index}: must be an index into the {len(responses)} responses")
     if pair.chosen == pair.rejected:
         raise UserError(f"{where}: {pair.chosen}: a response cannot be preferred to itself")
-    if not (math.isnan(pair.beta) or 0 < pair.beta < math.inf):
+    if not (math.isnan(pair.beta) or _positive(pair.beta)):
         raise UserError(f"{where}.beta: {pair.beta}: must be above 0, or NaN for the config's beta of the gap")
-    if not 0 < pair.weight < math.inf:
+    if not _positive(pair.weight):
         raise UserError(f"{where}.weight: {pair.weight}: must be above 0")
     _check_choice(f"{where}.gap", pair.gap, GAPS)
     if pair.gap == "none":
@@ -229,6 +229,10 @@ def _check_pair(pair: Pair, responses: tuple[Response, ...], where: str) -> None
         imported = response.kind == "unknown" and response.origin == "imported"
         if response.kind not in kinds and not imported:
             raise UserError(f"{where}.gap: {pair.gap}: its {side} response is {response.kind}, must be {_or(kinds)}")
+
+
+def _positive(value: float) -> bool:
+    return bool(0 < np.float32(value) < math.inf)  # as it is stored: 1e-50 would be 0
 
 
 def _check_texts(record: SftExample | Response, where: str) -> None:

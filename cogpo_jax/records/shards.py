@@ -107,15 +107,22 @@ def write_data(
     return manifest
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes a local folder where there is none yet; raises UserError where it cannot be one."""
+    if not _is_remote(folder):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{os.fspath(folder)}: cannot be written ({error.strerror}): must be a folder") from error
+
+
 def _make_staging(folder: epath.Path, cleanup: ExitStack) -> Path:
     if _is_remote(folder):  # object stores cannot rename: stage on local disk, then upload
         return Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="records-")))
+    check_folder(folder)
     staging = Path(folder) / _STAGING
-    try:
-        shutil.rmtree(staging, ignore_errors=True)  # left by a killed run
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}): must be a folder") from error
+    shutil.rmtree(staging, ignore_errors=True)  # left by a killed run
+    staging.mkdir()
     cleanup.callback(shutil.rmtree, staging, ignore_errors=True)
     return staging
 
@@ -190,7 +197,7 @@ def _write_metadata(staging: Path, name: str, shards: Mapping[str, list[dict[str
     return {path: {"sha256": hashlib.sha256(d).hexdigest(), "bytes": len(d)} for path, d in encoded.items()}
 
 
-def _is_remote(folder: epath.Path) -> bool:
+def _is_remote(folder: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(folder)
 
 
