@@ -1,6 +1,10 @@
 """Every test sees a CPU machine of eight devices; set before anything imports jax."""
 
+import lzma
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -8,3 +12,25 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _unpacked(name: str, folder: Path) -> Path:
+    """Copies a tokenizer of tests/data into `folder`, its tokenizer.json unpacked."""
+    for file in (Path(__file__).parent / "data" / name).iterdir():
+        if file.suffix == ".xz":
+            (folder / file.stem).write_bytes(lzma.decompress(file.read_bytes()))
+        else:
+            (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen25_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real Qwen2.5-Instruct tokenizer and chat template."""
+    return _unpacked("qwen2.5", tmp_path_factory.mktemp("qwen2.5"))
+
+
+@pytest.fixture(scope="session")
+def qwen3_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real Qwen3 tokenizer and chat template."""
+    return _unpacked("qwen3", tmp_path_factory.mktemp("qwen3"))
