@@ -30,7 +30,7 @@ def attention(
     splash (TPU), gpu. Raises UserError for an unknown one.
     """
     kernel = _kernel(backend)
-    if mesh is not None:
+    if mesh is not None and mesh.size > 1:
         heads, kv_heads, rows = spec("rows", None, "heads", None), spec("rows", None, "kv_heads", None), spec("rows")
         kernel = jax.shard_map(
             kernel,
