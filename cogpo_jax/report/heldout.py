@@ -35,7 +35,7 @@ def gap_columns(rows: Sequence[Row]) -> dict[str, float | int | None]:
     n, problems: pairs and problems. accuracy: share of pairs whose log-ratio margin is positive, ties 0.5, so 0.5
     before training; low, high: its 95% interval. accuracy_chosen_longer / _shorter: the same where the chosen response
     has more / fewer tokens (n_chosen_longer / _shorter pairs; equal lengths are in neither). balanced_accuracy: their
-    plain mean, which no rule on length alone can move from 0.5; balanced_low, balanced_high: its interval.
+    plain mean, 0.5 for "shorter wins" and for "longer wins"; balanced_low, balanced_high: its interval.
     shorter_wins, longer_wins: accuracy of those rules. sft_mean_logp_accuracy: share of pairs that the SFT model
     already ranks rightly by log-prob per token. margin_nats: mean margin, without beta. chosen_logratio,
     rejected_logratio: mean log-ratios in nats. reward_length_corr: Pearson's correlation of the margin with chosen
