@@ -1,0 +1,1 @@
+"""Training: one jitted step, its data position, its checkpoints, its records."""

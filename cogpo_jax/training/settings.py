@@ -1,0 +1,150 @@
+"""What a training config must be: types come from ml_collections, the rest is checked here, before any work.
+
+Imports no jax, so that a mistyped field costs no start-up of an accelerator.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import config_dict
+
+from cogpo_jax.errors import UserError
+from cogpo_jax.records.schema import GAPS
+from cogpo_jax.text import TextFormat
+
+OBJECTIVES = ("sft", "cogpo", "dpo")
+
+_CHOICES = {
+    "objective": OBJECTIVES,
+    "reference": ("cached", "live"),
+    "param_dtype": ("float32", "bfloat16"),
+    "compute_dtype": ("float32", "bfloat16"),
+    "attention": ("auto", "xla", "splash", "gpu"),
+    "remat": ("none", "dots", "full", "offload"),
+    "optimizer.schedule": ("cosine", "linear", "constant"),
+}
+_AT_LEAST = {
+    "epochs": 0,
+    "max_steps": 0,
+    "batch.groups": 1,
+    "rows.length": 2,
+    "rows.per_device": 1,
+    "rows.shapes": 1,
+    "logits_chunk": 1,
+    "optimizer.learning_rate": 0,
+    "optimizer.schedule_steps": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "eval.every": 0,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "reference_cache.max_drift": 0,
+    "loss.nll_weight": 0,
+    "loss.length_penalty": 0,
+    "loss.displacement_penalty": 0,
+    "mesh.replica": -1,
+    "mesh.data": -1,
+    "mesh.fsdp": -1,
+    "mesh.tensor": -1,
+}
+_WITHIN = {
+    "optimizer.warmup_ratio": (0, 1),
+    "optimizer.min_learning_rate_ratio": (0, 1),
+    "optimizer.b1": (0, 1),
+    "optimizer.b2": (0, 1),
+    "loss.label_smoothing": (0, 0.5),
+}
+# May differ when a run goes on: they decide where and how it runs, not what it computes.
+FREE_ON_RESUME = (
+    "max_steps",
+    "mesh",
+    "rows.per_device",
+    "rows.shapes",
+    "attention",
+    "remat",
+    "logits_chunk",
+    "eval",
+    "checkpoint",
+    "log",
+    "profile",
+    "token_cache",
+    "compile_cache",
+    "reference_cache",
+    "distributed",
+)
+
+
+def check(config: config_dict.ConfigDict) -> None:
+    """Raises UserError naming the first field that is out of range or contradicts another."""
+    flat = flatten(config.to_dict())
+    for field, known in _CHOICES.items():
+        if flat[field] not in known:
+            raise UserError(f"{field}: {flat[field]!r}: must be one of {', '.join(known)}")
+    for field, low in _AT_LEAST.items():
+        if not flat[field] >= low or math.isinf(flat[field]):
+            raise UserError(f"{field}: {flat[field]}: must be at least {low}")
+    for field, (low, high) in _WITHIN.items():
+        if not low <= flat[field] <= high:
+            raise UserError(f"{field}: {flat[field]}: must be between {low} and {high}")
+    for name in (*GAPS[:3], "default"):
+        if not 0 < config.beta[name] < math.inf:
+            raise UserError(f"beta.{name}: {config.beta[name]}: must be above 0")
+    if not config.epochs and not config.max_steps:
+        raise UserError("epochs: 0: must be at least 1, or max_steps set")
+    if not config.data:
+        raise UserError("data: empty: must be a folder of shards with manifest.json (written by launch/crv.py)")
+    if not config.init_from and not config.model:
+        raise UserError(
+            "init_from: empty: must be a Hugging Face folder or an earlier workdir, or `model` a config.json"
+        )
+    if not config.init_from and not config.tokenizer:
+        raise UserError("tokenizer: empty: must be a folder with tokenizer.json where init_from gives none")
+    profile_steps(config)
+    text_format(config)
+
+
+def text_format(config: config_dict.ConfigDict) -> TextFormat:
+    """The config's text section, checked."""
+    return TextFormat(**config.text.to_dict())
+
+
+def beta_by_gap(config: config_dict.ConfigDict) -> dict[str, float]:
+    """Beta of a pair without its own, by gap; the same for all where the objective is plain DPO."""
+    if config.objective == "dpo":
+        return dict.fromkeys(GAPS, config.beta.default)
+    return {gap: config.beta.default if gap == "none" else config.beta[gap] for gap in GAPS}
+
+
+def profile_steps(config: config_dict.ConfigDict) -> range:
+    """The steps to profile, from "first:stop"."""
+    if not config.profile.steps:
+        return range(0)
+    try:
+        first, stop = (int(part) for part in config.profile.steps.split(":"))
+    except ValueError:
+        raise UserError(f"profile.steps: {config.profile.steps!r}: must be first:stop, as 10:12") from None
+    return range(first, stop)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a.b": value} of a nested dict."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def check_same_run(config: config_dict.ConfigDict, saved: Path) -> None:
+    """Raises UserError naming the fields in which a workdir's config.json differs from this config."""
+    old, new = flatten(json.loads(saved.read_text())), flatten(config.to_dict())
+    differing = [
+        f"{name} ({old.get(name)!r} there, {new.get(name)!r} here)"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not any(name == f or name.startswith(f"{f}.") for f in FREE_ON_RESUME)
+    ]
+    if differing:
+        raise UserError(f"workdir: {saved.parent}: belongs to another config: {', '.join(differing)}; take a new one")

@@ -1,0 +1,72 @@
+"""Trains any small folder of records on one CPU: the base that the other configs start from, and the list of all fields.
+
+    python launch/train.py --config=configs/tiny_cpu.py --config.data=DATA --config.tokenizer=FOLDER --workdir=runs/tiny
+
+A 2-layer student of 1.3 M parameters; a step of 32 triangles takes about 2 s on 2 cores. Every field can be set on the
+command line, as `--config.rows.length=2048`.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    return config_dict.create(
+        objective="cogpo",  # sft | cogpo | dpo (dpo: beta.default for every pair)
+        init_from="",  # Hugging Face folder, or the workdir of an earlier run; empty: random weights of `model`
+        model="configs/models/tiny.json",  # a config.json; read only where init_from is empty
+        tokenizer="",  # Hugging Face folder; empty: the one of init_from
+        data="",  # folder of shards with manifest.json
+        epochs=1,
+        max_steps=0,  # stop after so many steps in all; 0: when the epochs end
+        seed=0,
+        batch=dict(groups=32),  # groups (sft: examples) per optimizer step, whatever the machine
+        rows=dict(
+            length=1024,  # tokens per row; longer responses (with their prompt) are dropped and counted
+            per_device=4,  # rows per device and micro-batch
+            shapes=3,  # compiled micro-batch shapes, 1 to 3
+        ),
+        text=dict(
+            prompt="chat",  # chat (the tokenizer's template) | raw
+            response="think",  # think | r1 | plain
+            system="",  # system message for rows without one; empty: the template decides
+            end_token="<|im_end|>",
+        ),
+        beta=dict(small=0.1, medium=0.2, large=0.5, default=0.1),  # per gap; default: gap none, and dpo
+        loss=dict(  # terms beside the plain loss, off at 0 / False: sources in cogpo_jax/objective/cogpo.py
+            label_smoothing=0.0,
+            nll_weight=0.0,
+            length_normalized=False,
+            length_penalty=0.0,
+            displacement_penalty=0.0,
+        ),
+        reference="cached",  # cached (read from reference_cache) | live (second model in memory)
+        reference_cache=dict(
+            dir="",  # shared between runs; empty: reference_cache/ in the workdir
+            max_drift=1.0,  # nats: largest accepted difference of a cached and a live response log-prob at the start
+        ),
+        optimizer=dict(
+            learning_rate=5e-7,
+            schedule="cosine",  # cosine | linear | constant, after the warm-up
+            schedule_steps=0,  # length of the schedule; 0: all steps of the epochs
+            warmup_ratio=0.1,
+            min_learning_rate_ratio=0.0,
+            weight_decay=0.05,  # not on norms and biases
+            b1=0.9,
+            b2=0.999,
+            eps=1e-8,
+            clip_norm=1.0,  # global gradient norm; 0: no clipping
+        ),
+        mesh=dict(replica=1, data=1, fsdp=-1, tensor=1),  # -1: whatever is left
+        param_dtype="float32",  # master weights: float32 | bfloat16 (then updates are rounded stochastically)
+        compute_dtype="float32",  # float32 | bfloat16
+        attention="auto",  # auto (splash on TPU, gpu on GPU, xla elsewhere) | xla | splash | gpu
+        remat="none",  # none | dots | full | offload
+        logits_chunk=512,  # tokens whose logits exist at a time
+        eval=dict(data="", every=0, split="validation"),  # held-out records; every: steps between, 0: only at the end
+        checkpoint=dict(every=50, keep=2),  # steps between checkpoints (one more at the end); how many stay
+        log=dict(tensorboard=True),
+        profile=dict(steps=""),  # "10:12": profile steps 10 and 11 into workdir/profile
+        token_cache=dict(dir=""),  # on local disk; empty: token_cache/ in the workdir
+        compile_cache=dict(dir=""),  # XLA's compiled programs, kept between runs; empty: off
+        distributed=dict(coordinator="", num_processes=0, process_id=-1),  # empty: auto-detected on TPU pods
+    )
