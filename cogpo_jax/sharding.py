@@ -11,7 +11,7 @@ An array names its axes logically ("rows", "heads", ...); `RULES` says which mes
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -111,13 +111,60 @@ def check_divides(mesh: Mesh, student: Any) -> None:
 
 
 def spec(*logical_axes: str | None) -> PartitionSpec:
-    """The PartitionSpec of an array whose axes have these logical names (None: not split)."""
-    return PartitionSpec(*(None if name is None else RULES[name] for name in logical_axes))
+    """The PartitionSpec of an array whose axes have these logical names (None: not split).
+
+    Inside `per_replica` an array is one replica's, and `replica` is left out.
+    """
+    return PartitionSpec(*(None if name is None else _mesh_axes(RULES[name]) for name in logical_axes))
+
+
+def _mesh_axes(axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    return tuple(axis for axis in axes if axis not in manual) if isinstance(axes, tuple) else axes
+
+
+def row_axes() -> tuple[str, ...]:
+    """The mesh axes that rows are split over here: without `replica` inside `per_replica`."""
+    return _mesh_axes(ROW_AXES)
+
+
+def shard(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """`shard_map` of a function over all axes of the mesh that are not already mapped (by `per_replica`).
+
+    Without the check of varying axes: Pallas kernels, and loops whose carries start as constants, don't pass it.
+    """
+    mesh = _ambient(mesh)
+    free = frozenset(mesh.axis_names) - frozenset(jax.sharding.get_abstract_mesh().manual_axes)
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=free, check_vma=False)
+
+
+def per_replica(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """f(params, rows) -> tree, run by each replica on its own rows with nothing sent between replicas.
+
+    `rows` is a tree of arrays [rows, ...]; the results gain a leading axis [replica], split over it: gradients stay
+    where they are until someone sums that axis, once a step, over the slow network between slices.
+    """
+    if mesh.shape["replica"] == 1:
+        return lambda params, rows: jax.tree.map(lambda x: x[None], function(params, rows))
+    own = PartitionSpec("replica")
+    return jax.shard_map(
+        lambda params, rows: jax.tree.map(lambda x: x[None], function(params, rows)),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), own),
+        out_specs=own,
+        axis_names=frozenset({"replica"}),
+        check_vma=False,
+    )
+
+
+def _ambient(mesh: Mesh) -> Any:
+    inside = jax.sharding.get_abstract_mesh()
+    return inside if inside.manual_axes else mesh
 
 
 def sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
     """`spec` on a mesh."""
-    return NamedSharding(mesh, spec(*logical_axes))
+    return NamedSharding(_ambient(mesh), spec(*logical_axes))
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:

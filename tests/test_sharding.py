@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -70,3 +71,24 @@ def test_parameters_and_their_moments_share_one_table():
 def test_describe_counts_the_bytes_of_one_device():
     x = jax.device_put(jnp.zeros((4, 8), jnp.float32), sharding.replicated(sharding.make_mesh({}, jax.devices()[:1])))
     assert sharding.describe({"x": x}).splitlines()[-1].split() == ["all", "128", "B", "128", "B"]
+
+
+def test_gradients_stay_in_their_replica_until_someone_sums_them():
+    mesh = sharding.make_mesh({"replica": 2, "fsdp": 4})
+    w, x = jnp.arange(32.0).reshape(8, 4), jnp.linspace(-1, 1, 64).reshape(8, 8)
+
+    def gradient(w, x):
+        def loss(w):
+            matmul = sharding.shard(lambda x, w: x @ w, mesh, (sharding.spec("rows"), P()), sharding.spec("rows"))
+            return (sharding.constrain(matmul(x, w), mesh, "rows", None) ** 2).sum()
+
+        return jax.grad(loss)(w)
+
+    run = jax.jit(sharding.per_replica(gradient, mesh))
+    x = jax.device_put(x, sharding.row_sharding(mesh))
+    w = jax.device_put(w, sharding.sharding(mesh, "embed", None))
+    apart = run(w, x)
+    assert apart.shape == (2, 8, 4)
+    whole = jax.grad(lambda w: ((x @ w) ** 2).sum())(w)
+    np.testing.assert_allclose(apart.sum(0), whole, rtol=1e-5)
+    assert abs(apart[0] - whole).max() > 1

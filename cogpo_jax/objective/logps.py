@@ -8,14 +8,14 @@ own rows and its own part of the vocabulary; what crosses devices is written out
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from cogpo_jax.sharding import ROW_AXES, spec
+from cogpo_jax.sharding import row_axes, shard, spec
 
 _VOCAB_AXIS = "tensor"
 
@@ -46,7 +46,7 @@ def _forward(
     hidden: Array, head: Array, targets: Array, mask: Array, chunk: int, mesh: Mesh | None
 ) -> tuple[Array, Any]:
     rows, table = spec("rows"), PartitionSpec(_VOCAB_AXIS)
-    local = functools.partial(_local_forward, chunk=chunk, vocab_axis=_VOCAB_AXIS if mesh else None)
+    local = functools.partial(_local_forward, chunk=chunk, axes=_axes(mesh))
     logps, lses = _on_mesh(local, mesh, (rows, table, rows, rows), (rows, rows))(
         hidden, head.astype(hidden.dtype), targets, mask
     )
@@ -56,7 +56,7 @@ def _forward(
 def _backward(chunk: int, mesh: Mesh | None, residuals: Any, grads: Array) -> tuple[Array, Array, None, None]:
     hidden, head, targets, mask, lses = residuals
     rows, table = spec("rows"), PartitionSpec(_VOCAB_AXIS)
-    local = functools.partial(_local_backward, chunk=chunk, vocab_axis=_VOCAB_AXIS if mesh else None)
+    local = functools.partial(_local_backward, chunk=chunk, axes=_axes(mesh))
     in_specs, out_specs = (rows, table, rows, rows, rows, rows), (rows, spec("vocab", "embed"))
     d_hidden, d_head = _on_mesh(local, mesh, in_specs, out_specs)(
         hidden, head.astype(hidden.dtype), targets, mask, lses, grads
@@ -68,27 +68,26 @@ _logps.defvjp(_forward, _backward)
 
 
 def _on_mesh(f: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-    # check_vma: the loops' carries start as constants, which the check takes for values equal on all devices.
-    return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False) if mesh else f
+    return shard(f, mesh, in_specs, out_specs) if mesh else f
 
 
 def _local_forward(
-    hidden: Array, head: Array, targets: Array, mask: Array, *, chunk: int, vocab_axis: str | None
+    hidden: Array, head: Array, targets: Array, mask: Array, *, chunk: int, axes: "_Axes"
 ) -> tuple[Array, Array]:
     """(logps, log-sum-exps), both [b, T], of this device's rows; head is its [V / tensor, D]."""
-    flat = _Compact(mask, chunk)
-    h, t = flat.gather(hidden), flat.gather(targets) - _first_column(head, vocab_axis)
+    flat = _Compact(mask, chunk, axes)
+    h, t = flat.gather(hidden), flat.gather(targets) - _first_column(head, axes.vocab)
 
     def body(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         logits = _logits(flat.chunk(h, i), head)
         target = flat.chunk(t, i)
         inside = (target >= 0) & (target < head.shape[0])
         column = jnp.clip(target, 0, head.shape[0] - 1)
-        peak = _over(jax.lax.pmax, logits.max(axis=-1), vocab_axis)
-        total = _over(jax.lax.psum, jnp.exp(logits - peak[:, None]).sum(axis=-1), vocab_axis)
+        peak = _over(jax.lax.pmax, logits.max(axis=-1), axes.vocab)
+        total = _over(jax.lax.psum, jnp.exp(logits - peak[:, None]).sum(axis=-1), axes.vocab)
         chosen = jnp.where(inside, jnp.take_along_axis(logits, column[:, None], axis=1)[:, 0], 0.0)
         lse = peak + jnp.log(total)
-        logp = _over(jax.lax.psum, chosen, vocab_axis) - lse
+        logp = _over(jax.lax.psum, chosen, axes.vocab) - lse
         return flat.put(carry[0], logp, i), flat.put(carry[1], lse, i)
 
     zeros = jnp.zeros(flat.size, jnp.float32)
@@ -97,12 +96,13 @@ def _local_forward(
 
 
 def _local_backward(
-    hidden: Array, head: Array, targets: Array, mask: Array, lses: Array, grads: Array, *, chunk: int, vocab_axis: Any
+    hidden: Array, head: Array, targets: Array, mask: Array, lses: Array, grads: Array, *, chunk: int, axes: "_Axes"
 ) -> tuple[Array, Array]:
     """(d_hidden [b, T, D], d_head [V / tensor, D / fsdp] float32 summed over all rows)."""
-    flat = _Compact(mask, chunk)
-    h, t = flat.gather(hidden), flat.gather(targets) - _first_column(head, vocab_axis)
-    lse, g = flat.gather(lses), jnp.where(flat.live, flat.gather(grads), 0.0)
+    flat = _Compact(mask, chunk, axes)
+    h, t = flat.gather(hidden), flat.gather(targets) - _first_column(head, axes.vocab)
+    # Infinite where nothing counts: the probabilities there are 0, not an overflow that 0 would not cancel.
+    lse, g = jnp.where(flat.live, flat.gather(lses), jnp.inf), jnp.where(flat.live, flat.gather(grads), 0.0)
     columns = jnp.arange(head.shape[0], dtype=t.dtype)
 
     def body(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -115,17 +115,28 @@ def _local_backward(
 
     start = jnp.zeros_like(h), jnp.zeros(head.shape, jnp.float32)
     d_hidden, d_head = jax.lax.fori_loop(0, flat.chunks, body, start)
-    if vocab_axis:
-        d_hidden = jax.lax.psum(d_hidden, vocab_axis)
+    if axes.vocab:
+        d_hidden = jax.lax.psum(d_hidden, axes.vocab)
         d_head = jax.lax.psum_scatter(d_head, "fsdp", scatter_dimension=1, tiled=True)
-        d_head = jax.lax.psum(d_head, tuple(axis for axis in ROW_AXES if axis != "fsdp"))
+        d_head = jax.lax.psum(d_head, tuple(axis for axis in axes.rows if axis != "fsdp"))
     return flat.scatter(d_hidden), d_head
+
+
+class _Axes(NamedTuple):
+    """The mesh axes that split the vocabulary and the rows; None without a mesh."""
+
+    vocab: str | None
+    rows: tuple[str, ...] | None
+
+
+def _axes(mesh: Mesh | None) -> _Axes:
+    return _Axes(_VOCAB_AXIS, row_axes()) if mesh else _Axes(None, None)
 
 
 class _Compact:
     """Moves the tokens that count to the front of a flat axis that is a multiple of the chunk."""
 
-    def __init__(self, mask: Array, chunk: int):
+    def __init__(self, mask: Array, chunk: int, axes: "_Axes"):
         self._shape = mask.shape
         n = mask.size
         self._chunk = max(1, min(chunk, n))
@@ -134,6 +145,8 @@ class _Compact:
         self._order = jnp.argsort(~mask.reshape(-1), stable=True)
         count = mask.sum(dtype=jnp.int32)
         self.live = jnp.arange(self.size) < count
+        # With a split vocabulary the loop's body speaks to other devices: all must make the same number of rounds.
+        count = _over(jax.lax.pmax, count, axes.rows)
         self.chunks = (count + self._chunk - 1) // self._chunk
 
     def gather(self, x: Array) -> Array:
@@ -158,7 +171,7 @@ def _first_column(head: Array, vocab_axis: str | None) -> Array | int:
     return jax.lax.axis_index(vocab_axis) * head.shape[0] if vocab_axis else 0
 
 
-def _over(reduce: Callable[..., Array], x: Array, axis: str | None) -> Array:
+def _over(reduce: Callable[..., Array], x: Array, axis: Any) -> Array:
     return reduce(x, axis) if axis else x
 
 

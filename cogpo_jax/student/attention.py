@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.sharding import spec
+from cogpo_jax.sharding import shard, spec
 
 BACKENDS = ("xla", "splash", "gpu")
 
@@ -32,13 +31,7 @@ def attention(
     kernel = _kernel(backend)
     if mesh is not None and mesh.size > 1:
         heads, kv_heads, rows = spec("rows", None, "heads", None), spec("rows", None, "kv_heads", None), spec("rows")
-        kernel = jax.shard_map(
-            kernel,
-            mesh=mesh,
-            in_specs=(heads, kv_heads, kv_heads, rows, rows),
-            out_specs=heads,
-            check_vma=False,  # Pallas kernels and while loops don't say over which axes their results vary
-        )
+        kernel = shard(kernel, mesh, (heads, kv_heads, kv_heads, rows, rows), heads)
     return checkpoint_name(kernel(q, k, v, segment_ids, positions), "attention")
 
 

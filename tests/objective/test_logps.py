@@ -64,6 +64,14 @@ def test_nothing_counts():
     assert all((g == 0).all() for g in grads)
 
 
+def test_large_logits_at_tokens_that_do_not_count_are_harmless():
+    hidden, head, targets, mask = inputs()
+    hidden = jnp.where(mask[..., None], hidden, 100.0 * hidden)
+    value, grads = value_and_grads(lambda h, w: token_logps(h, w, targets, mask, chunk=7), hidden, head)
+    assert jnp.isfinite(value)
+    assert all(jnp.isfinite(g).all() for g in grads)
+
+
 def test_response_logps_sums_by_slot_and_ignores_minus_one():
     logps = jnp.array([[-1.0, -2.0, -4.0, -8.0]])
     total, count = response_logps(logps, jnp.array([[1, -1, 1, 0]]), 3)
