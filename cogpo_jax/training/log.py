@@ -1,0 +1,63 @@
+"""metrics.jsonl and TensorBoard: one object a step, cut back to the checkpoint before a run goes on."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cogpo_jax.atomic import write_atomic
+
+
+def truncate_after(path: Path, step: int) -> int:
+    """Keeps the lines of steps up to `step`, whole lines only; returns how many were cut."""
+    if not path.is_file():
+        return 0
+    lines = path.read_text().splitlines(keepends=True)
+    keep = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # the line that a killed process was writing
+            continue
+        if line.endswith("\n") and record["step"] <= step:
+            keep.append(line)
+    if len(keep) != len(lines):
+        write_atomic(path, "".join(keep))
+    return len(lines) - len(keep)
+
+
+class MetricsLog:
+    """Appends to `folder/name` and, where asked for, to TensorBoard under `folder/tensorboard`."""
+
+    def __init__(self, folder: str | os.PathLike[str], name: str, *, tensorboard: bool, resume_step: int):
+        self._path = Path(folder) / name
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.cut = truncate_after(self._path, resume_step)
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the log)
+        self._board = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            # purge_step hides what an interrupted run logged past its checkpoint.
+            self._board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=resume_step or None)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Writes one line; nested objects become `name/gap` scalars in TensorBoard."""
+        self._file.write(json.dumps(record, sort_keys=True) + "\n")
+        self._file.flush()
+        if self._board is None:
+            return
+        for name, value in record.items():
+            scalars = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
+            for tag, scalar in scalars.items():
+                if isinstance(scalar, (int, float)) and tag != "step":
+                    self._board.add_scalar(tag, scalar, record["step"])
+
+    def close(self) -> None:
+        """Makes all lines durable and closes the files."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
