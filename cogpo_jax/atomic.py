@@ -4,10 +4,13 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from cogpo_jax.errors import UserError
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -29,7 +32,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield f
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600: outputs are meant to be read by others
+        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp gives 0600: outputs are meant to be read by others
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -65,3 +68,38 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """The hex SHA-256 of a file's bytes."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+    """Gives an empty folder beside `path` that takes its name only when the block ends without an error.
+
+    Raises UserError where `path` exists and holds anything, unless `overwrite`, which replaces the old folder whole.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: exists and is not empty; give another name, or say overwrite")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        for file in (f for f in temporary.rglob("*") if f.is_file()):
+            with file.open("rb") as f:
+                os.fsync(f.fileno())
+        temporary.chmod(0o777 & ~_umask())
+        _fsync_folder(temporary)
+        _take_name(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _take_name(temporary: Path, path: Path) -> None:
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / path.name
+    try:
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        _fsync_folder(path.parent)
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)

@@ -100,8 +100,9 @@ def _attend_bwd(block: int, saved: tuple[Array, ...], d_out: Array) -> tuple[Arr
             d_k = _add_at(d_k, _dot("bkgqt,bkgqd->bktd", d_scores, q_i), j, block)
             return d_q + _dot("bkgqt,bktd->bkgqd", d_scores, k_j), d_k, d_v
 
-        d_q, *carry = jax.lax.fori_loop(first[i], i + 1, key_block, (jnp.zeros(q_i.shape, jnp.float32), *carry))
-        return tuple(carry), d_q.astype(q.dtype)
+        start = (jnp.zeros(q_i.shape, jnp.float32), *carry)
+        d_q, d_k, d_v = jax.lax.fori_loop(first[i], i + 1, key_block, start)
+        return (d_k, d_v), d_q.astype(q.dtype)
 
     zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
     (d_k, d_v), d_q = jax.lax.scan(query_block, zeros, jnp.arange(segment_ids.shape[1] // block))

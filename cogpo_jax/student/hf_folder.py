@@ -1,0 +1,137 @@
+"""What a Hugging Face folder must hold before it is trusted: files, index, tokenizer (no jax)."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cogpo_jax.errors import UserError
+from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.safetensors_file import TensorEntry, read_header
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def find_tensors(folder: Path) -> dict[str, TensorEntry]:
+    """Every tensor of a folder's safetensors files, single or sharded by an index, by its full name.
+
+    Raises UserError where files are missing, damaged, or disagree with the index.
+    """
+    index_path = folder / INDEX
+    if not index_path.is_file():
+        if not (folder / SINGLE).is_file():
+            raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; give a folder with safetensors weights")
+        return read_header(folder / SINGLE)
+    weight_map = read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index_path}: weight_map: missing or empty")
+    tensors: dict[str, TensorEntry] = {}
+    for file in sorted({_plain_name(index_path, file) for file in weight_map.values()}):
+        found = read_header(folder / file)
+        for name in found:
+            if weight_map.get(name) != file:
+                raise UserError(f"{index_path}: {name}: lies in {file}, the index says {weight_map.get(name)}")
+        tensors |= found
+    _refuse("the index names it, no file holds it", index_path, set(weight_map) - set(tensors))
+    return tensors
+
+
+def check_tensors(
+    folder: Path, tensors: Mapping[str, TensorEntry], expected: Mapping[str, tuple[int, ...]], tied: bool
+) -> None:
+    """Raises UserError for a missing, extra or misshapen tensor. A tied head may be there if it equals the table."""
+    _refuse("missing", folder, set(expected) - set(tensors))
+    extra = set(tensors) - set(expected)
+    if tied and "lm_head.weight" in extra:
+        extra.remove("lm_head.weight")
+        _check_tied_copy(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
+    _refuse("not a tensor of this model (config.json)", folder, extra)
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise UserError(f"{tensors[name].path}: {name}: shape {tensors[name].shape}, config.json says {shape}")
+
+
+def check_tokenizer(folder: Path, config: StudentConfig) -> None:
+    """Raises UserError where the tokenizer in `folder` cannot belong to `config`: ids beyond it, another end token."""
+    ids = token_ids(folder)
+    top = max(ids.values(), default=-1)
+    if top >= config.vocab_size:
+        raise UserError(f"{folder}: tokenizer: id {top}: config.json's vocab_size is {config.vocab_size}")
+    known = json.loads(config.carried)
+    for role in ("bos", "eos", "pad"):
+        for number in _as_list(known.get(f"{role}_token_id")):
+            if number >= config.vocab_size:
+                raise UserError(f"{folder}: config.json: {role}_token_id: {number}: vocab_size is {config.vocab_size}")
+    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    eos = settings.get("eos_token")
+    eos = eos.get("content") if isinstance(eos, dict) else eos
+    allowed = _as_list(known.get("eos_token_id")) + _as_list(generation_config(folder).get("eos_token_id"))
+    if eos is not None and allowed and ids.get(eos) not in allowed:
+        raise UserError(
+            f"{folder}: tokenizer: eos_token {eos!r} has id {ids.get(eos)}, config.json's eos_token_id is {allowed}"
+        )
+
+
+def token_ids(folder: Path) -> dict[str, int]:
+    """Every token of a folder's tokenizer.json, added ones included -> its id."""
+    tokenizer = read_json(folder / "tokenizer.json")
+    try:
+        vocab = tokenizer["model"]["vocab"]
+        vocab = vocab if isinstance(vocab, dict) else {token: i for i, (token, _) in enumerate(vocab)}
+        return vocab | {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{folder / 'tokenizer.json'}: holds no vocabulary") from None
+
+
+def generation_config(folder: Path) -> dict[str, Any]:
+    """The folder's generation_config.json, or {}."""
+    path = folder / "generation_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises UserError naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: must be a JSON object")
+    return value
+
+
+def _plain_name(index_path: Path, file: Any) -> str:
+    if not isinstance(file, str) or Path(file).name != file:
+        raise UserError(f"{index_path}: weight_map: {file!r}: must be the name of a file in the same folder")
+    return file
+
+
+def _check_tied_copy(head: TensorEntry, table: TensorEntry) -> None:
+    same = head.shape == table.shape and head.dtype == table.dtype
+    rows = range(0, head.shape[0], 4096) if same else ()
+    a, b = head.array(), table.array()
+    if not same or any((a[i : i + 4096].view("u1") != b[i : i + 4096].view("u1")).any() for i in rows):
+        raise UserError(
+            f"{head.path}: lm_head.weight: differs from the embedding, though config.json's tie_word_embeddings is true"
+        )
+
+
+def _refuse(why: str, where: Path, names: Iterable[str]) -> None:
+    names = sorted(names)
+    if names:
+        others = f" (and {len(names) - 1} others)" if len(names) > 1 else ""
+        raise UserError(f"{where}: {names[0]}{others}: {why}")
+
+
+def _as_list(value: Any) -> list[int]:
+    return [] if value is None else list(value) if isinstance(value, list) else [value]

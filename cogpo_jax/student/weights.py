@@ -1,0 +1,232 @@
+"""Hugging Face folders <-> parameters: streamed both ways, straight onto and off the mesh, bit for bit."""
+
+import errno
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, SingleDeviceSharding
+from rich.console import Console
+from rich.progress import Progress
+
+from cogpo_jax.atomic import atomic_folder
+from cogpo_jax.errors import UserError
+from cogpo_jax.sharding import array_path, check_divides, param_shardings
+from cogpo_jax.student import hf_folder
+from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.model import abstract_params, graphdef_of
+from cogpo_jax.student.safetensors_file import TensorEntry, write_stream
+
+PARAM_DTYPES = ("float32", "bfloat16")
+_ALIGNMENT = 64  # what XLA's CPU client asks of a host buffer to use it as it is, without a copy
+
+
+def from_hf(
+    folder: str | Path, mesh: Mesh | None = None, param_dtype: str = "float32"
+) -> tuple[StudentConfig, nnx.GraphDef, dict[str, Any]]:
+    """Reads a Hugging Face folder: (config, graphdef, parameters placed on `mesh`, or on the first device).
+
+    Each process reads only the bytes of its own shards. Raises UserError for a folder that does not hold exactly the
+    tensors of its config.json, before anything is read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give a Hugging Face folder")
+    config = StudentConfig.from_hf(folder)
+    if (folder / "tokenizer.json").is_file():
+        hf_folder.check_tokenizer(folder, config)
+    tensors = hf_folder.find_tensors(folder)
+    abstract = abstract_params(config, _dtype("param_dtype", param_dtype))
+    hf_folder.check_tensors(folder, tensors, _hf_shapes(config), config.tie_word_embeddings)
+    if mesh is not None:
+        check_divides(mesh, config)
+    here = SingleDeviceSharding(jax.devices()[0])
+    shardings = param_shardings(mesh, abstract) if mesh else jax.tree.map(lambda _: here, abstract)
+    with _progress() as progress:
+        task = progress.add_task(f"reading {folder.name}", total=sum(x.size for x in jax.tree.leaves(abstract)))
+
+        def read(path: Any, leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
+            entries = [tensors[name] for name in _hf_names(array_path(path), config)]
+            array = jax.make_array_from_callback(leaf.shape, sharding, _reader(entries, leaf))
+            progress.advance(task, leaf.size)
+            return array
+
+        return config, graphdef_of(config), jax.tree_util.tree_map_with_path(read, abstract, shardings)
+
+
+def to_hf(
+    config: StudentConfig,
+    params: Mapping[str, Any],
+    folder: str | Path,
+    dtype: str = "bfloat16",
+    tokenizer_folder: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Writes parameters (numpy or jax arrays, from any mesh) as a Hugging Face folder, whole or not at all.
+
+    With the tokenizer, chat template and generation config of `tokenizer_folder`. Of several processes every one must
+    call this, and the first writes. Raises UserError where the disk is full or the tokenizer is another model's.
+    """
+    folder, target = Path(folder), _dtype("dtype", dtype)
+    if tokenizer_folder is not None:
+        hf_folder.check_tokenizer(Path(tokenizer_folder), config)
+    shapes = _hf_shapes(config)
+    tensors = _exported(config, params, shapes, target)
+    if jax.process_index() != 0:
+        for _ in tensors:  # takes part in the gathers
+            pass
+        return
+    try:
+        with atomic_folder(folder, overwrite) as temporary, _progress() as progress:
+            _refuse_full_disk(temporary, sum(math.prod(s) for s in shapes.values()) * target.itemsize)
+            task = progress.add_task(f"writing {folder.name}", total=len(shapes))
+            _write_weights(temporary, shapes, target, max_shard_bytes, iter(progress.track(tensors, task_id=task)))
+            _write_settings(temporary, config, dtype, None if tokenizer_folder is None else Path(tokenizer_folder))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(f"{folder}: {error.strerror} while writing; nothing is left under this name") from None
+        raise
+
+
+def _dtype(field: str, name: str) -> np.dtype:
+    if name not in PARAM_DTYPES:
+        raise UserError(f"{field}: {name!r}: must be one of {', '.join(PARAM_DTYPES)}")
+    return jnp.dtype(name)
+
+
+def _hf_names(path: str, config: StudentConfig) -> list[str]:
+    """Our dotted path -> HF's tensor names: one, or one per layer."""
+    if path.startswith("layers."):
+        return [f"model.layers.{i}.{path.removeprefix('layers.')}" for i in range(config.num_hidden_layers)]
+    return [path if path == "lm_head.weight" else f"model.{path}"]
+
+
+def _hf_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the model -> its shape, in HF's order: embedding, layer by layer, norm, head."""
+    table: dict[str, tuple[int, ...]] = {}
+    layers: list[dict[str, tuple[int, ...]]] = [{} for _ in range(config.num_hidden_layers)]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(config)):
+        name = array_path(path)
+        for i, hf_name in enumerate(_hf_names(name, config)):
+            if name.startswith("layers."):
+                layers[i][hf_name] = leaf.shape[1:]
+            else:
+                table[hf_name] = leaf.shape
+    first = "model.embed_tokens.weight"
+    ordered = {first: table.pop(first)}
+    for layer in layers:
+        ordered |= layer
+    return ordered | table  # what is left: the norm, and the head where it is a tensor of its own
+
+
+def _reader(entries: Sequence[TensorEntry], leaf: jax.ShapeDtypeStruct) -> Callable[[Any], np.ndarray]:
+    """A callback of `make_array_from_callback`: the bytes of one shard of a (stacked) parameter."""
+    stacked = leaf.ndim > len(entries[0].shape)
+
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+        shape = [len(range(*s.indices(n))) for s, n in zip(index, leaf.shape, strict=True)]
+        out = _aligned_empty(shape, leaf.dtype)
+        if not stacked:
+            out[...] = entries[0].array()[index]
+            return out
+        for row, entry in zip(out, entries[index[0]], strict=True):
+            row[...] = entry.array()[index[1:]]
+        return out
+
+    return shard
+
+
+def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    size = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def _exported(
+    config: StudentConfig, params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
+    """HF's tensors in HF's order as host arrays of `dtype`, one in memory at a time."""
+    arrays = {array_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for name in shapes:
+        inner = name.removeprefix("model.")
+        if not inner.startswith("layers."):
+            yield name, _to_host(arrays[inner]).astype(dtype, copy=False)
+            continue
+        layer, path = inner.removeprefix("layers.").split(".", 1)
+        value = arrays[f"layers.{path}"]
+        part = value[int(layer)] if isinstance(value, np.ndarray) else _layer(value, int(layer))
+        yield name, _to_host(part).astype(dtype, copy=False)
+
+
+@jax.jit
+def _layer(stacked: jax.Array, layer: int) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stacked, layer, 0, keepdims=False)
+
+
+def _to_host(array: np.ndarray | jax.Array) -> np.ndarray:
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
+
+
+def _write_weights(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: np.dtype,
+    max_shard_bytes: int,
+    tensors: Iterator[tuple[str, np.ndarray]],
+) -> None:
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    size = total = 0
+    for name, shape in shapes.items():
+        nbytes = math.prod(shape) * dtype.itemsize
+        if shards[-1] and size + nbytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = shape
+        size, total = size + nbytes, total + nbytes
+    weight_map: dict[str, str] = {}
+    for i, shard in enumerate(shards):
+        many = len(shards) > 1
+        file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" if many else hf_folder.SINGLE
+        with (folder / file).open("wb") as f:
+            write_stream(f, shard, dtype, (next(tensors) for _ in shard))
+        weight_map |= dict.fromkeys(shard, file)
+    if len(shards) > 1:
+        _write_json(folder / hf_folder.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _write_settings(folder: Path, config: StudentConfig, dtype: str, tokenizer_folder: Path | None) -> None:
+    settings = {k: v for k, v in config.to_hf().items() if k != "dtype"}
+    _write_json(folder / "config.json", {**settings, "torch_dtype": dtype})
+    generation = {} if tokenizer_folder is None else hf_folder.generation_config(tokenizer_folder)
+    ids = {k: v for k, v in settings.items() if k in ("bos_token_id", "eos_token_id", "pad_token_id") and v is not None}
+    _write_json(folder / "generation_config.json", generation or ids)
+    for file in hf_folder.TOKENIZER_FILES:
+        if tokenizer_folder is not None and (tokenizer_folder / file).is_file():
+            shutil.copyfile(tokenizer_folder / file, folder / file)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _refuse_full_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f"{folder.parent}: {free / 1e9:.2f} GB free, the export needs {needed / 1e9:.2f} GB")
+
+
+def _progress() -> Progress:
+    return Progress(console=Console(stderr=True), transient=True, disable=jax.process_index() != 0)
