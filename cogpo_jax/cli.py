@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
-from cogpo_jax.errors import UserError
+from cogpo_jax.errors import RunError, UserError
 
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
 
@@ -33,7 +33,9 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), 2)
+    except RunError as error:
+        _fail(str(error), 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -101,6 +103,6 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(text).split())
 
 
-def _fail(message: str) -> Any:
+def _fail(message: str, code: int) -> Any:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)

@@ -1,4 +1,4 @@
-"""The one exception that stands for bad input."""
+"""The two exceptions that end a command with one line: bad input, and a run that cannot go on."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     `cogpo_jax.cli.run` prints it without a traceback and exits with code 2.
     """
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on although its input was right (a NaN, a host that died); exit code 1."""

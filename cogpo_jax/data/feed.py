@@ -70,13 +70,11 @@ class Feed:
         put = {k: jax.make_array_from_callback(v.shape, whole, lambda i, v=v: v[i]) for k, v in pairs.items()}
         return self.rows(micro) | put
 
-    def pair_weight(self, micro: MicroBatch) -> float:
-        """Summed weight of a micro-batch's pairs."""
-        return float(sum(self._data.weights[pair] for pair, _, _ in micro.pairs))
-
-    def counted_tokens(self, micro: MicroBatch) -> int:
-        """Response tokens of a micro-batch whose log-probs count."""
-        return int(sum(self._data.sequence(p.response)[1].sum() for p in micro.placements))
+    def normalizer(self, micro: MicroBatch) -> float:
+        """What a micro-batch adds to the step's divisor: summed pair weight, or counted response tokens (SFT)."""
+        if self._beta_by_gap:
+            return float(sum(self._data.weights[pair] for pair, _, _ in micro.pairs))
+        return float(sum(self._data.counted_lengths[p.response] for p in micro.placements))
 
 
 def prefetch(items: Iterable[Item], make: Callable[[Item], Any], depth: int = 2) -> Iterator[tuple[Item, Any]]:

@@ -13,7 +13,6 @@ import os
 import shutil
 import tempfile
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ _FIELDS = (
     ("response_counts", np.int32),  # per group
     ("pair_counts", np.int32),  # per group
     ("response_lengths", np.int32),  # per response, end token included
+    ("counted_lengths", np.int32),  # per response, tokens that count
     ("chosen", np.int32),  # per pair, index into the group's responses
     ("rejected", np.int32),
     ("gaps", np.int8),  # per pair, index into GAPS
@@ -55,7 +55,7 @@ class TokenizedData:
     """All groups of a split as token ids; index arrays in memory, ids memory-mapped.
 
     Per group g: `names[g]`, `prompt_lengths[g]`, responses `response_offsets[g]:response_offsets[g + 1]`, pairs alike.
-    Per response r: `lengths[r]` (prompt + response tokens), `digests[r]` (16 bytes of its content).
+    Per response r: `lengths[r]` (prompt + response tokens), `counted_lengths[r]`, `digests[r]` (16 bytes of content).
     Per pair p: `chosen[p]`, `rejected[p]` (global response indices), `gaps[p]`, `betas[p]`, `weights[p]`.
     """
 
@@ -65,6 +65,7 @@ class TokenizedData:
     response_offsets: np.ndarray
     response_starts: np.ndarray
     response_lengths: np.ndarray
+    counted_lengths: np.ndarray
     group_of_response: np.ndarray
     digests: np.ndarray
     pair_offsets: np.ndarray
@@ -202,6 +203,7 @@ def _tokenize_part(groups: list[Group], tokenizer: Any, text_format: TextFormat)
         out["counted"].append(np.zeros(len(prompt), np.uint8))
         for ids, count in itertools.islice(flat, len(group.responses)):
             out["response_lengths"].append(len(ids))
+            out["counted_lengths"].append(int(count.sum()))
             out["tokens"].append(np.asarray(ids, np.int32))
             out["counted"].append(count)
             out["digests"].append(_digest(prompt, ids, count))
@@ -297,6 +299,7 @@ def _assemble(parts: list[dict[str, Any]]) -> TokenizedData:
         response_offsets=response_offsets,
         response_starts=response_starts,
         response_lengths=response_lengths,
+        counted_lengths=joined("counted_lengths"),
         group_of_response=group_of_response,
         digests=digests,
         pair_offsets=pair_offsets,
@@ -321,8 +324,3 @@ def length_summary(data: TokenizedData) -> dict[str, int]:
     lengths = data.lengths
     marks = {f"p{q}": int(np.percentile(lengths, q)) for q in (50, 90, 99)}
     return {"responses": len(lengths), "pairs": len(data.chosen), "max": int(lengths.max()), **marks}
-
-
-def gap_counts(data: TokenizedData) -> dict[str, int]:
-    """Number of pairs per gap."""
-    return dict(Counter(GAPS[g] for g in data.gaps))

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from cogpo_jax.data.packing import ROW_FIELDS
 from cogpo_jax.objective.cogpo import PreferenceOptions, cogpo_loss
 from cogpo_jax.objective.logps import response_logps, token_logps
 from cogpo_jax.objective.metrics import Metrics
 from cogpo_jax.objective.sft import sft_loss
-from cogpo_jax.sharding import param_shardings, replicated
+from cogpo_jax.sharding import param_shardings, per_replica, replicated, stacked_shardings, sum_over_replicas
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import ForwardOptions, graphdef_of
 from cogpo_jax.training.optimizer import stochastic_round
@@ -50,7 +51,7 @@ def score(params: Params, batch: Batch, settings: StepSettings) -> tuple[jax.Arr
         chunk=settings.logits_chunk,
         mesh=settings.forward.mesh,
     )
-    return response_logps(logps, batch["slots"], settings.max_slots)
+    return jax.tree.map(sum_over_replicas, response_logps(logps, batch["slots"], settings.max_slots))
 
 
 def loss(params: Params, batch: Batch, normalizer: jax.Array, settings: StepSettings) -> tuple[jax.Array, Metrics]:
@@ -75,20 +76,32 @@ def loss(params: Params, batch: Batch, normalizer: jax.Array, settings: StepSett
 def micro_step(
     params: Params, gradients: Params, metrics: Metrics, batch: Batch, normalizer: jax.Array, *, settings: StepSettings
 ) -> tuple[Params, Metrics]:
-    """Adds a micro-batch's float32 gradients and metrics to what the step has gathered so far."""
-    (value, new), grads = jax.value_and_grad(loss, has_aux=True)(params, batch, normalizer, settings)
-    new = {**new, "objective": {"all": (value * normalizer, jnp.zeros(()))}}
+    """Adds a micro-batch's float32 gradients and metrics to what the step has gathered so far.
+
+    gradients carry a leading axis [replica]: each replica's own, never sent between slices here (`apply_step` does).
+    """
+    rows = {name: x for name, x in batch.items() if name in ROW_FIELDS}
+    shared = {name: x for name, x in batch.items() if name not in ROW_FIELDS}
+
+    def gradient(params: Params, rows: Batch, shared: Batch) -> Any:
+        return jax.value_and_grad(loss, has_aux=True)(params, {**rows, **shared}, normalizer, settings)
+
+    assert settings.forward.mesh is not None
+    (value, new), grads = per_replica(gradient, settings.forward.mesh)(params, rows, shared)
+    new = {**new, "objective": {"all": (value * normalizer, jnp.zeros_like(value))}}
     gradients = jax.tree.map(lambda a, g: a + g.astype(a.dtype), gradients, grads)
-    return gradients, jax.tree.map(jnp.add, metrics, new)
+    # Losses and metrics are of all rows, so every replica has the same.
+    return gradients, jax.tree.map(lambda total, x: total + x[0], metrics, new)
 
 
 def apply_step(
     params: Params, opt_state: Any, gradients: Params, step: jax.Array, *, optimizer: optax.GradientTransformation
 ) -> tuple[Params, Any, jax.Array]:
-    """One optimizer update: (params, opt_state, global gradient norm).
+    """One optimizer update: (params, opt_state, global gradient norm). Gradients are summed over their [replica] axis.
 
     bfloat16 parameters are updated in float32 and rounded stochastically: to nearest, an update of 5e-7 would vanish.
     """
+    gradients = jax.tree.map(lambda g: g.sum(axis=0), gradients)
     norm = optax.global_norm(gradients)
     wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     updates, opt_state = optimizer.update(gradients, opt_state, wide)
@@ -102,9 +115,9 @@ def apply_step(
     return jax.tree.unflatten(structure, rounded), opt_state, norm
 
 
-def zero_gradients(params: Params) -> Params:
-    """Float32 zeros shaped (and, under jit, sharded) like the parameters."""
-    return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+def zero_gradients(params: Params, replicas: int) -> Params:
+    """Float32 zeros [replicas, *shape] for each parameter."""
+    return jax.tree.map(lambda p: jnp.zeros((replicas, *p.shape), jnp.float32), params)
 
 
 def zero_metrics(settings: StepSettings) -> Metrics:
@@ -135,13 +148,14 @@ def make_programs(
     mesh = settings.forward.mesh
     assert mesh is not None
     p, o, r = param_shardings(mesh, params), param_shardings(mesh, opt_state), replicated(mesh)
+    g, replicas = stacked_shardings(mesh, p), mesh.shape["replica"]
     return Programs(
         accumulate=jax.jit(
-            functools.partial(micro_step, settings=settings), donate_argnums=(1, 2), out_shardings=(p, r)
+            functools.partial(micro_step, settings=settings), donate_argnums=(1, 2), out_shardings=(g, r)
         ),
         apply=jax.jit(
             functools.partial(apply_step, optimizer=optimizer), donate_argnums=(0, 1, 2), out_shardings=(p, o, r)
         ),
         score=jax.jit(functools.partial(score, settings=settings), out_shardings=r),
-        start=jax.jit(lambda params: (zero_gradients(params), zero_metrics(settings)), out_shardings=(p, r)),
+        start=jax.jit(lambda params: (zero_gradients(params, replicas), zero_metrics(settings)), out_shardings=(g, r)),
     )
