@@ -1,0 +1,118 @@
+"""A config.json is understood exactly as transformers understands it, or refused by the field's name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cogpo_jax.errors import UserError
+from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.rope import inverse_frequencies
+
+CONFIGS = sorted((Path(__file__).parent.parent / "data" / "model_configs").glob("*.json"))
+GOOD: dict[str, Any] = json.loads(CONFIGS[0].read_text())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_a_real_config_survives_the_round_trip(path: Path) -> None:
+    config = StudentConfig.from_hf(path)
+    original, back = json.loads(path.read_text()), config.to_hf()
+    assert {k: back[k] for k in original if k != "torch_dtype"} == {
+        k: v for k, v in original.items() if k != "torch_dtype"
+    }
+    assert StudentConfig.from_hf(back) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_transformers_reads_the_same_architecture(path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = StudentConfig.from_hf(path)
+    for written in (json.loads(path.read_text()), config.to_hf()):
+        theirs = transformers.AutoConfig.for_model(**written)
+        again = StudentConfig.from_hf(theirs.to_dict())  # transformers 5 writes rope_parameters and layer_types
+        assert again == config
+
+
+def test_qwen3_heads_are_128_wide_whatever_the_hidden_size() -> None:
+    config = StudentConfig.from_hf({k: v for k, v in GOOD.items() if k != "head_dim"} | {"model_type": "qwen3"})
+    assert config.head_dim == 128
+
+
+@pytest.mark.parametrize(
+    "yarn",
+    [
+        {},
+        {"beta_fast": 16, "beta_slow": 2},
+        {"attention_factor": 1.25},
+        {"mscale": 0.7, "mscale_all_dim": 1.0},
+        {"truncate": False},
+    ],
+)
+def test_yarn_frequencies_are_transformers(yarn: dict[str, Any]) -> None:
+    modeling = pytest.importorskip("transformers.modeling_rope_utils")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "rope_theta": 1e6} | yarn
+    theirs = transformers.Qwen2Config(
+        hidden_size=512,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_hidden_layers=1,
+        max_position_embeddings=131072,
+        rope_parameters=rope,
+    )
+    expected, factor = modeling.ROPE_INIT_FUNCTIONS["yarn"](theirs, "cpu")
+    config = StudentConfig.from_hf(theirs.to_dict())
+    frequencies, our_factor = inverse_frequencies(config)
+    np.testing.assert_allclose(frequencies, expected.numpy(), rtol=3e-7)
+    assert our_factor == pytest.approx(factor)
+    assert StudentConfig.from_hf(config.to_hf()) == config
+
+
+def test_plain_frequencies_are_transformers() -> None:
+    torch = pytest.importorskip("torch")
+    config = StudentConfig.from_hf(GOOD)
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    expected = 1.0 / (config.rope_theta**exponents)
+    np.testing.assert_allclose(inverse_frequencies(config)[0], expected.numpy(), rtol=2e-7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model_type": "llama"}, "model_type: 'llama'"),
+        ({"model_type": "qwen3_moe"}, "model_type: 'qwen3_moe'"),
+        ({"hidden_size": None}, "hidden_size: None"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers: 0"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: 3"),
+        ({"head_dim": 63}, "head_dim: 63"),
+        ({"hidden_act": "gelu"}, "hidden_act: 'gelu'"),
+        ({"attention_dropout": 0.1}, "attention_dropout: 0.1"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config: gptq"),
+        ({"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 12}, "use_sliding_window"),
+        ({"layer_types": ["sliding_attention"] * 48}, "layer_types"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling: 'linear'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_scaling: 'dynamic'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 0.5}}, "rope_scaling.factor: 0.5"),
+        ({"rope_theta": "big"}, "rope_theta: 'big'"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused_by_name(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        StudentConfig.from_hf(GOOD | fields)
+    assert words in str(error.value)
+
+
+def test_a_window_that_no_layer_slides_is_no_window() -> None:
+    fields = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": GOOD["num_hidden_layers"]}
+    assert StudentConfig.from_hf(GOOD | fields) == StudentConfig.from_hf(GOOD)
+
+
+def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        StudentConfig.from_hf(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: not readable"):
+        StudentConfig.from_hf(tmp_path)
