@@ -2,21 +2,26 @@ r"""Text that lost its backslashes: `\boxed` read as an escape is a backspace an
 
 import re
 
-# Escapes that no prose contains before a letter: the control character was a backslash and that letter.
-_ESCAPES = {"\x07": r"\a", "\x08": r"\b", "\x0b": r"\v", "\x0c": r"\f"}
-
-# Tab and carriage return are also honest whitespace: only before the rest of a TeX name that begins with t or r.
-_TAB_NAMES = r"imes|riangle|heta(?![a-z])|ext(?:bf|it|rm)?\{|frac|herefore|au(?![a-z])|an[({^\\]|ilde\{"
-_RETURN_NAMES = r"ight|ceil|floor|angle(?![a-z])|ho(?![a-z])"
+# No text contains a bell or a backspace before a letter: it was a backslash and that letter.
+# The other escapes are also honest whitespace: they are mended before the rest of a TeX name only.
+_ESCAPES = {
+    "\x07": (r"\a", r"[A-Za-z]"),
+    "\x08": (r"\b", r"[A-Za-z]"),
+    "\t": (r"\t", r"imes|riangle|heta(?![a-z])|ext(?:bf|it|rm)?\{|frac|herefore|au(?![a-z])|an[({^\\]|ilde\{"),
+    "\x0b": (r"\v", r"ec(?![a-z])|ar(?:phi|epsilon|theta)|dots|ee(?![a-z])|ert"),
+    "\x0c": (r"\f", r"rac|orall|loor|lat(?![a-z])|box\{"),
+    "\r": (r"\r", r"ight|ceil|floor|angle(?![a-z])|ho(?![a-z])"),
+}
 
 _DAMAGE = re.compile(
-    r"(?P<escape>[\x07\x08\x0b\x0c])(?=[A-Za-z])"
-    rf"|(?P<tab>\t)(?={_TAB_NAMES})"
-    rf"|(?P<cr>\r)(?={_RETURN_NAMES})"
-    r"|(?P<page>[\x0b\x0c])"
+    "|".join(f"{re.escape(character)}(?={names})" for character, (_, names) in _ESCAPES.items())
+    + r"|(?P<page>[\x0b\x0c])"
     r"|(?P<stray>\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f])"
     r"|(?P<surrogate>[\ud800-\udfff])"
 )
+
+# Most texts have no damage, and one character class is searched at 412 MB/s, the alternatives above at 15 MB/s.
+_SUSPECT = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 def repair_text(text: str) -> tuple[str, int]:
@@ -26,11 +31,10 @@ def repair_text(text: str) -> tuple[str, int]:
     is a line break; other control characters (tab, line feed, carriage return excepted) and terminal colours are
     removed; half a surrogate pair becomes U+FFFD.
     """
-    return _DAMAGE.subn(_mend, text)
+    return _DAMAGE.subn(_mend, text) if _SUSPECT.search(text) else (text, 0)
 
 
 def _mend(match: re.Match[str]) -> str:
-    found = match.group()
-    if match["escape"]:
-        return _ESCAPES[found]
-    return {"tab": r"\t", "cr": r"\r", "page": "\n", "stray": "", "surrogate": "\ufffd"}[match.lastgroup or ""]
+    if match.lastgroup is None:
+        return _ESCAPES[match.group()][0]
+    return {"page": "\n", "stray": "", "surrogate": "\ufffd"}[match.lastgroup]

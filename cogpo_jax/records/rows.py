@@ -89,7 +89,10 @@ def _read_jsonl(path: Path, digest: Any) -> Iterator[SourceRow]:
 
 
 def _read_datasets(source: str, split: str, digest: Any) -> Iterator[SourceRow]:
-    import datasets  # slow to import, and only for this kind of input
+    try:
+        import datasets  # slow to import, and only for this kind of input
+    except ImportError as error:
+        raise UserError(f"--input: {source}: needs `pip install datasets`; or give a JSONL file") from error
 
     try:
         if source.startswith("hf:"):
