@@ -1,0 +1,282 @@
+"""report.html: one self-contained page about the data of a run, its training, and what the held-out pairs say."""
+
+import difflib
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from cogpo_jax.records import Group, Response
+from cogpo_jax.report import svg
+from cogpo_jax.report.heldout import Table, heldout_table, margins
+from cogpo_jax.report.run_files import MINI_TASKS, Data, Training
+
+SHOWN_PROBLEMS = 5
+_KIND_WORDS = {
+    "suitable": "suitable",
+    "easy": "too terse",
+    "hard": "too convoluted",
+    "incorrect": "wrong",
+    "unknown": "unknown",
+}
+
+
+def build_page(
+    data: Data | None = None,
+    sft: Training | None = None,
+    cogpo: Training | None = None,
+    summary: Mapping[str, Any] | None = None,
+) -> str:
+    """The page as HTML, with a section for each part that is given; `summary` is that of the quickstart.
+
+    Every text that came from a model is escaped; nothing is loaded from outside the page.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(resources.files(__package__).joinpath("template.html").read_text())
+    return template.render(
+        data=_data_section(data) if data else None,
+        problems=shown_problems(data) if data else [],
+        sft=_sft_section(sft) if sft else None,
+        cogpo=_cogpo_section(cogpo) if cogpo else None,
+        heldout=_heldout_section(cogpo.pairs) if cogpo and cogpo.pairs else None,
+        summary=summary,
+    )
+
+
+def shown_problems(data: Data) -> list[dict[str, Any]]:
+    """Five problems with all three kinds of response, held-out ones first, terse and convoluted originals in turn."""
+    groups = [group for split in ("validation", "train") for group in data.groups.get(split, ())]
+    whole = [group for group in groups if {"small", "large"} <= {pair.gap for pair in group.pairs}]
+    by_label: dict[str, list[Group]] = {}
+    for group in whole:
+        label = next(r.kind for r in group.responses if r.kind in ("easy", "hard"))
+        by_label.setdefault(label, []).append(group)
+    queues = [by_label[label] for label in sorted(by_label)]
+    turns = [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]
+    return [_problem_card(group) for group in turns[:SHOWN_PROBLEMS]]
+
+
+def honest_sentence(table: Table) -> str:
+    """What the small-gap row says about length, in plain words, from the numbers alone."""
+    row = table.get("small")
+    if row is None or row["balanced_accuracy"] is None:
+        return "The held-out pairs do not hold both lengths of small-gap pair, so nothing can be said about length."
+    balanced, low = float(row["balanced_accuracy"]), float(row["balanced_low"] or 0)
+    rule = max(float(row["shorter_wins"] or 0), float(row["longer_wins"] or 0))
+    longer, shorter = float(row["accuracy_chosen_longer"] or 0), float(row["accuracy_chosen_shorter"] or 0)
+    head = (
+        f"On small-gap pairs the student is right on {_percent(row['accuracy'])} of all pairs; a rule that only looks "
+        f"at which response is longer reaches {_percent(rule)}. It is right on {_percent(longer)} where the chosen "
+        f"response is longer and {_percent(shorter)} where it is shorter, {_percent(balanced)} on average "
+        f"(95% interval from {_percent(low)}). "
+    )
+    if low <= 0.5:
+        return head + "That average cannot be told from chance: what it learned may be length and nothing else."
+    if abs(longer - shorter) > 0.25:
+        return head + "It learned more than length, but leans on length: the two figures differ by more than a quarter."
+    return head + "Both figures stand together above one half, so length is not all that it learned."
+
+
+def _data_section(data: Data) -> dict[str, Any]:
+    info = data.info
+    tasks = [
+        {
+            "gap": gap,
+            **{split: len(_pairs(groups, gap)) for split, groups in data.groups.items()},
+            "chosen_longer": _share([a > b for a, b in _pairs([g for s in data.groups.values() for g in s], gap)]),
+            "ratio": _median_ratio(_pairs([g for s in data.groups.values() for g in s], gap)),
+        }
+        for gap in MINI_TASKS
+    ]
+    origins: dict[str, int] = {}
+    for groups in data.groups.values():
+        for response in (r for g in groups for r in g.responses):
+            name = f"{_KIND_WORDS[response.kind]}, {response.origin}"
+            origins[name] = origins.get(name, 0) + 1
+    return {
+        "problems": info.get("problems", {}),
+        "labels": svg.bars(_counts(info.get("labels", {})), 0),
+        "drops": svg.bars(_counts(info.get("drops", {})), 2),
+        "origins": svg.bars(dict(sorted(origins.items())), 1),
+        "calls": info.get("calls", {}),
+        "groups": {split: len(groups) for split, groups in data.groups.items()},
+        "tasks": tasks,
+    }
+
+
+def _sft_section(run: Training) -> dict[str, Any]:
+    evaluations = [e for e in run.evaluations if _finite(e.get("heldout_nll"))]
+    heldout = [(e["step"], e["heldout_nll"]) for e in evaluations]
+    unigram = evaluations[-1]["unigram_nll"] if evaluations else None
+    return {
+        "chart": svg.lines(
+            {"train": _series(run, "loss"), "held out": heldout}, "step", "NLL per token (nats)", unigram
+        ),
+        "has_unigram": unigram is not None,
+        "facts": _facts(run),
+    }
+
+
+def _cogpo_section(run: Training) -> dict[str, Any]:
+    return {
+        "loss": svg.lines({"train": _series(run, "loss")}, "step", "loss", zero=math.log(2)),
+        "margin": svg.lines(_by_gap(run, "margin"), "step", "margin in nats, without beta", zero=0.0),
+        "accuracy": svg.lines(_by_gap(run, "accuracy"), "step", "accuracy on the step's pairs", zero=0.5),
+        "ratios": svg.lines(
+            {"chosen": _series(run, "chosen_logratio", "all"), "rejected": _series(run, "rejected_logratio", "all")},
+            "step",
+            "log-ratio to the SFT model (nats)",
+            zero=0.0,
+        ),
+        "facts": _facts(run),
+    }
+
+
+def _heldout_section(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    table = heldout_table(pairs)
+    charts = {gap: svg.dots(_dots(row), colour=i) for i, (gap, row) in enumerate(table.items())}
+    scatters = {}
+    for i, gap in enumerate(table):
+        rows = [row for row in pairs if row["gap"] == gap]
+        points = [
+            (row["chosen_tokens"] - row["rejected_tokens"], margin)
+            for row, margin in zip(rows, margins(rows).tolist(), strict=True)
+        ]
+        scatters[gap] = svg.scatter(points, "chosen minus rejected tokens", "margin (nats)", i)
+    return {"table": table, "charts": charts, "scatters": scatters, "sentence": honest_sentence(table)}
+
+
+def _dots(row: Mapping[str, Any]) -> list[svg.Dot]:
+    shown = [
+        svg.Dot("all pairs", row["accuracy"], row["low"], row["high"], strong=True),
+        svg.Dot("mean of the two lengths", row["balanced_accuracy"], row["balanced_low"], row["balanced_high"], True)
+        if row["balanced_accuracy"] is not None
+        else None,
+        _dot(f"chosen longer (n={row['n_chosen_longer']})", row["accuracy_chosen_longer"]),
+        _dot(f"chosen shorter (n={row['n_chosen_shorter']})", row["accuracy_chosen_shorter"]),
+        _dot("rule: shorter wins", row["shorter_wins"]),
+        _dot("rule: longer wins", row["longer_wins"]),
+        _dot("SFT model, mean log-prob", row["sft_mean_logp_accuracy"]),
+    ]
+    return [dot for dot in shown if dot is not None]
+
+
+def _dot(name: str, value: float | None) -> svg.Dot | None:
+    return None if value is None else svg.Dot(name, value)
+
+
+def _problem_card(group: Group) -> dict[str, Any]:
+    by_kind = {response.kind: response for response in group.responses}
+    unsuitable = by_kind.get("easy") or by_kind.get("hard")
+    suitable, wrong = by_kind.get("suitable"), by_kind.get("incorrect")
+    columns = [
+        _column("Original", unsuitable, None),
+        _column("Rewritten", suitable, unsuitable),
+        _column("Wrong", wrong, next((r for r in group.responses if wrong and r.id == wrong.parent), suitable)),
+    ]
+    return {
+        "id": group.problem_id,
+        "problem": group.prompt,
+        "answer": group.answer,
+        "columns": [column for column in columns if column],
+    }
+
+
+def _column(title: str, response: Response | None, before: Response | None) -> dict[str, Any] | None:
+    if response is None:
+        return None
+    certificate = json.loads(response.certificate) if response.certificate else {}
+    text = response_words(response)
+    return {
+        "title": title,
+        "kind": response.kind,
+        "kind_words": _KIND_WORDS[response.kind],
+        "origin": response.origin,
+        "model": response.model,
+        "characters": len(text),
+        "proof": " / ".join(str(certificate[key]) for key in ("verdict", "rule") if certificate.get(key)),
+        "text": marked_words(response_words(before), text) if before and title == "Wrong" else text,
+    }
+
+
+def response_words(response: Response) -> str:
+    """A response as it is read: its verbatim text, or thought and solution."""
+    return response.text or f"{response.thought}\n\n{response.solution}"
+
+
+def marked_words(before: str, after: str) -> Markup:
+    """`after`, escaped, with the words that are not in `before` marked; unmarked where little is shared."""
+    old, new = before.split(" "), after.split(" ")
+    if max(len(old), len(new)) > 3000:  # the comparison takes quadratic time
+        return Markup("").join([after])
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    if matcher.ratio() < 0.5:
+        return Markup("").join([after])
+    parts = []
+    for kind, _, _, start, end in matcher.get_opcodes():
+        words = " ".join(new[start:end])
+        if words:
+            parts.append(Markup("{}" if kind == "equal" else "<mark>{}</mark>").format(words))
+    return Markup(" ").join(parts)
+
+
+def _pairs(groups: Sequence[Group], gap: str) -> list[tuple[int, int]]:
+    """(characters of the chosen, of the rejected response) of each pair of a gap."""
+    return [
+        (len(response_words(g.responses[p.chosen])), len(response_words(g.responses[p.rejected])))
+        for g in groups
+        for p in g.pairs
+        if p.gap == gap
+    ]
+
+
+def _share(values: Sequence[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _median_ratio(pairs: Sequence[tuple[int, int]]) -> float | None:
+    return statistics.median(a / b for a, b in pairs) if pairs else None
+
+
+def _counts(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name.replace("_", " "): count for name, count in sorted(counts.items(), key=lambda c: -c[1])}
+
+
+def _series(run: Training, name: str, gap: str | None = None) -> list[svg.Point]:
+    points = []
+    for line in run.metrics:
+        value = line.get(name) if gap is None else line.get(name, {}).get(gap)
+        if value is not None and math.isfinite(value):
+            points.append((line["step"], value))
+    return points
+
+
+def _by_gap(run: Training, name: str) -> dict[str, list[svg.Point]]:
+    return {gap: _series(run, name, gap) for gap in MINI_TASKS}
+
+
+def _facts(run: Training) -> dict[str, str]:
+    last = run.metrics[-1] if run.metrics else {}
+    seconds = [line["seconds"] for line in run.metrics if _finite(line.get("seconds"))]
+    facts = {"steps": f"{len(run.metrics)}", "last loss": f"{last.get('loss', math.nan):.4f}"}
+    if seconds:
+        facts["median step"] = f"{statistics.median(seconds):.2f} s"
+    optimizer = run.config.get("optimizer", {})
+    if "learning_rate" in optimizer:
+        facts["learning rate"] = f"{optimizer['learning_rate']:g}"
+    return facts
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * float(value):.0f}%"

@@ -1,0 +1,174 @@
+"""Four small charts as inline SVG, drawn by hand: a page needs no plotting library, and takes its colours from CSS.
+
+Classes: `c0`..`c5` colour a series (stroke and fill), `grid`, `axis`, `label` and `zero` the rest; template.html has
+their colours. Every text is escaped.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 400, 236
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 30, 40
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One row of `dots`: a value with an optional interval; `strong` marks the row that the reader should look at."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    strong: bool = False
+
+
+def lines(series: Mapping[str, Sequence[Point]], x_name: str, y_name: str, zero: float | None = None) -> Markup:
+    """Line chart of named series of (x, y); `zero` draws a dashed level. Empty series are left out."""
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return Markup("")
+    values = [y for points in series.values() for _, y in points] + ([] if zero is None else [zero])
+    frame = _Frame.around([x for points in series.values() for x, _ in points], values)
+    marks = []
+    for i, points in enumerate(series.values()):
+        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
+        marks.append(f'<polyline class="line c{i}" points="{path}"/>')
+        if len(points) <= 12:
+            marks += [
+                f'<circle class="dot c{i}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.6"/>' for x, y in points
+            ]
+    return _svg(frame.drawn(x_name, y_name, zero) + marks + _legend(list(series)), HEIGHT, f"{y_name} by {x_name}")
+
+
+def scatter(points: Sequence[Point], x_name: str, y_name: str, colour: int = 0) -> Markup:
+    """Scatter plot of (x, y), with both zero lines."""
+    if not points:
+        return Markup("")
+    xs, ys = ([p[k] for p in points] + [0.0] for k in (0, 1))
+    frame = _Frame.around(xs, ys)
+    marks = [f'<line class="zero" x1="{frame.x(0):.1f}" x2="{frame.x(0):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>']
+    marks += [f'<circle class="dot c{colour}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3.2"/>' for x, y in points]
+    return _svg(frame.drawn(x_name, y_name, 0.0) + marks, HEIGHT, f"{y_name} by {x_name}")
+
+
+def bars(counts: Mapping[str, int], colour: int = 0) -> Markup:
+    """Horizontal bars of counts in the order given."""
+    if not counts:
+        return Markup("")
+    row, name_width, most = 26, 172, max(max(counts.values()), 1)
+    span = WIDTH - name_width - 60
+    marks = []
+    for i, (name, count) in enumerate(counts.items()):
+        y, length = 6 + i * row, span * count / most
+        marks.append(f'<text class="label" x="{name_width - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>')
+        marks.append(
+            f'<rect class="bar c{colour}" x="{name_width}" y="{y}" width="{length:.1f}" height="{row - 8}" rx="2"/>'
+        )
+        marks.append(f'<text class="label value" x="{name_width + length + 6:.1f}" y="{y + 14}">{count:,}</text>')
+    return _svg(marks, 6 + len(counts) * row, ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def dots(rows: Sequence[Dot], level: float = 0.5, colour: int = 0) -> Markup:
+    """Shares from 0 to 1, one row each, with intervals as whiskers and a dashed line at `level`."""
+    if not rows:
+        return Markup("")
+    step, name_width, bottom = 25, 186, 26
+    height = 8 + len(rows) * step + bottom
+
+    def x(value: float) -> float:
+        return name_width + (WIDTH - name_width - 48) * value
+
+    base = height - bottom
+    marks = []
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        kind = "zero" if tick == level else "grid"
+        marks.append(f'<line class="{kind}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{base}"/>')
+        marks.append(f'<text class="label" x="{x(tick):.1f}" y="{base + 17}" text-anchor="middle">{tick:g}</text>')
+    for i, dot in enumerate(rows):
+        y = 8 + (i + 0.5) * step
+        weight = " strong" if dot.strong else " weak"
+        marks.append(
+            f'<text class="label{weight}" x="{name_width - 14}" y="{y + 4}" text-anchor="end">{escape(dot.name)}</text>'
+        )
+        if dot.low is not None and dot.high is not None:
+            ends = f'x1="{x(dot.low):.1f}" x2="{x(dot.high):.1f}" y1="{y}" y2="{y}"'
+            marks.append(f'<line class="whisker c{colour}{weight}" {ends}/>')
+        marks.append(
+            f'<circle class="dot c{colour}{weight}" cx="{x(dot.value):.1f}" cy="{y}" r="{5 if dot.strong else 4}"/>'
+        )
+        marks.append(f'<text class="label value" x="{WIDTH - 4}" y="{y + 4}" text-anchor="end">{dot.value:.2f}</text>')
+    return _svg(marks, height, ", ".join(f"{dot.name} {dot.value:.2f}" for dot in rows))
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Data coordinates to picture coordinates, with round ticks that enclose the data."""
+
+    x_ticks: tuple[float, ...]
+    y_ticks: tuple[float, ...]
+    x_range: Point
+    y_range: Point
+
+    @classmethod
+    def around(cls, xs: Sequence[float], ys: Sequence[float]) -> "_Frame":
+        y_ticks = _ticks(min(ys), max(ys), 5)
+        x_ticks = _ticks(min(xs), max(xs), 5)
+        return cls(x_ticks, y_ticks, (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]))
+
+    def x(self, value: float) -> float:
+        low, high = self.x_range
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_range
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
+
+    def drawn(self, x_name: str, y_name: str, zero: float | None) -> list[str]:
+        marks = []
+        for tick in self.y_ticks:
+            y = self.y(tick)
+            marks.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            marks.append(f'<text class="label" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        for tick in self.x_ticks:
+            place = f'x="{self.x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}"'
+            marks.append(f'<text class="label" {place} text-anchor="middle">{tick:g}</text>')
+        if zero is not None:
+            y = self.y(zero)
+            marks.append(f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        middle = (LEFT + WIDTH - RIGHT) / 2
+        marks.append(f'<text class="label" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_name)}</text>')
+        marks.append(f'<text class="label" x="4" y="13">{escape(y_name)}</text>')
+        return marks
+
+
+def _ticks(low: float, high: float, count: int) -> tuple[float, ...]:
+    """About `count` round numbers from below `low` to above `high`."""
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return tuple(round(i * step, 12) for i in range(first, last + 1))
+
+
+def _legend(names: Sequence[str]) -> list[str]:
+    if len(names) < 2:
+        return []
+    marks, x = [], float(WIDTH - RIGHT)
+    for i, name in reversed(list(enumerate(names))):
+        x -= 6.6 * len(name)
+        marks.append(f'<text class="label" x="{x:.1f}" y="13">{escape(name)}</text>')
+        marks.append(f'<circle class="dot c{i}" cx="{x - 7:.1f}" cy="9" r="4"/>')
+        x -= 20
+    return marks
+
+
+def _svg(marks: Sequence[str], height: float, title: str) -> Markup:
+    head = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(title)}">'
+    return Markup(head + "".join(marks) + "</svg>")
