@@ -133,7 +133,7 @@ def zero_metrics(settings: StepSettings) -> Metrics:
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """The jitted programs of a run on a mesh; `accumulate` and `apply` donate what they replace."""
+    """The jitted programs of a run on a mesh; `accumulate` and `apply` donate what they replace (apply has no output for the gradients to become)."""
 
     accumulate: Any  # (params, gradients, metrics, batch, normalizer) -> (gradients, metrics)
     apply: Any  # (params, opt_state, gradients, step) -> (params, opt_state, norm)
@@ -154,7 +154,7 @@ def make_programs(
             functools.partial(micro_step, settings=settings), donate_argnums=(1, 2), out_shardings=(g, r)
         ),
         apply=jax.jit(
-            functools.partial(apply_step, optimizer=optimizer), donate_argnums=(0, 1, 2), out_shardings=(p, o, r)
+            functools.partial(apply_step, optimizer=optimizer), donate_argnums=(0, 1), out_shardings=(p, o, r)
         ),
         score=jax.jit(functools.partial(score, settings=settings), out_shardings=r),
         start=jax.jit(lambda params: (zero_gradients(params, replicas), zero_metrics(settings)), out_shardings=(g, r)),

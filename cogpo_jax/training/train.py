@@ -24,7 +24,7 @@ from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.objective import metrics as metric_sums
 from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.progress import Bar, say
-from cogpo_jax.records import splits, verify_manifest
+from cogpo_jax.records import verify_manifest
 from cogpo_jax.sharding import make_mesh, param_shardings, row_shards
 from cogpo_jax.student.model import ForwardOptions, abstract_params
 from cogpo_jax.training import evaluate, settings
@@ -97,8 +97,6 @@ class Run:
 
     def _tokens(self, folder: str, split: str) -> TokenizedData:
         config = self.config
-        if split not in splits(folder):
-            raise UserError(f"data: {folder}: has no split {split!r}; it has {', '.join(splits(folder)) or 'none'}")
         cache = config.token_cache.dir or self.workdir / "token_cache"
         with Bar(f"tokenising {split}", 1, quiet=not self.main) as bar:
             return load_tokens(
