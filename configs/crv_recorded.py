@@ -1,0 +1,50 @@
+"""CRV on the shipped problems, with answers replayed from a file: no server, no GPU, no network.
+
+    python launch/crv.py --config=configs/crv_recorded.py --workdir=runs/crv
+
+Cost: seconds on a laptop. Result: 198 problems, of which 170 triangles and 20 fitting originals in `groups/`, and 190
+chains of thought in `sft/`.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    """The config; every field has its unit or choices beside it."""
+    c = config_dict.ConfigDict()
+    c.input = "examples/math_cots/problems.jsonl"  # JSONL file or hf:NAME[:SPLIT], see crv/problems.py
+    c.limit = 0  # problems from the start of the input; 0 = all
+    c.seed = 0  # of sampling and of the held-out split
+    c.student = "a small language model"  # for whom the critic judges, in the prompt's words
+    c.prompts = "default"  # default | authors | a folder of prompt files
+
+    c.pool = config_dict.ConfigDict()
+    c.pool.kind = "recorded"  # recorded | sglang | openai
+    c.pool.url = ""  # of the router or server (sglang, openai)
+    c.pool.recordings = "examples/math_cots/recordings.jsonl"  # recorded: the file of answers
+    c.pool.model = "recorded"  # the model's name; part of every call's key
+    c.pool.tokenizer = ""  # sglang: tokenizer folder that renders prompts, the server's own
+    c.pool.concurrency = 64  # most requests in flight
+    c.pool.timeout = 600.0  # seconds a call may take
+    c.pool.retries = 8  # per call, on errors of server or network
+
+    c.sampling = config_dict.ConfigDict()
+    c.sampling.temperature = 0.7
+    c.sampling.top_p = 0.95
+    c.sampling.max_tokens = 4096  # output tokens a call
+    c.agents = config_dict.ConfigDict()  # own model or sampling of an agent, e.g. agents.critic.temperature
+
+    c.max_rounds = 3  # rethinks of a problem before it is dropped
+    c.recritique = False  # whether a rewrite must be judged medium again
+    c.asks = 3  # times a question is asked while its answer is unusable (cut off, empty, unparsable)
+    c.solver = config_dict.ConfigDict({"attempts": 1})  # solutions asked for where the original is missing or wrong
+    c.verifier = config_dict.ConfigDict({"asked": 1, "needed": 1})  # answer-blind re-solves of a rewrite: k needed of n
+    c.corrupter = config_dict.ConfigDict({"attempts": 1})  # tries at a wrong text that is proved wrong
+
+    c.heldout = 50.0  # validation split: number of problems, or their share if below 1
+    c.shards = 2  # files a split
+    c.problems_in_flight = 32  # problems walked at a time
+    c.grader = config_dict.ConfigDict(
+        {"workers": 1, "seconds": 5.0, "megabytes": 2048}
+    )  # algebra processes; per comparison
+    return c

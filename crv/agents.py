@@ -1,0 +1,177 @@
+"""The agents: what each is asked, and how its answer is read and checked. No agent sees more than its inputs.
+
+Only short labels travel as JSON. Chains of thought and answers are plain text: in a JSON string a model's `\\frac`
+is a form feed and `rac`, which is how published data sets lost their formulas.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from crv.pool.base import Answer, Request, Sampling
+from crv.prompts import Prompt
+
+LABELS = ("easy", "medium", "hard")
+MIN_CHARACTERS = 20  # a shorter chain of thought is none
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class UnusableError(ValueError):
+    """A finished answer that is not one: unparsable, empty, cut off. Its message is the outcome that is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Generic[T_co]):
+    """A request with the reading of its answer; `read` raises UnusableError."""
+
+    request: Request
+    read: Callable[[str], T_co]
+
+    def again(self, ask: int, longer: bool) -> "Ask[T_co]":
+        """The same question once more: another attempt number and seed, twice the budget if it was cut off."""
+        sampling = self.request.sampling
+        if longer:
+            sampling = replace(sampling, max_tokens=2 * sampling.max_tokens)
+        attempt = self.request.attempt + ask * RE_ASK
+        seed = (self.request.seed + ask) % 2**31
+        return replace(self, request=replace(self.request, attempt=attempt, sampling=sampling, seed=seed))
+
+
+RE_ASK = 1000  # attempt = the agent's own attempt + RE_ASK * how often an unusable answer was asked again
+
+
+@dataclass(frozen=True, slots=True)
+class Critique:
+    """What the critic said: `label` in LABELS, `reason` in its own words."""
+
+    label: str
+    reason: str
+
+
+def read_answer(ask: Ask[T], answer: Answer) -> T:
+    """The agent's reading of a finished call; UnusableError where the call was cut off, empty or does not parse."""
+    if answer.finish_reason == "length":
+        raise UnusableError("length")
+    if not answer.text.strip():
+        raise UnusableError("empty")
+    return ask.read(answer.text)
+
+
+@dataclass(frozen=True)
+class Agents:
+    """Builds the agents' requests. `models` and `samplings` are by agent, `""` holding the default."""
+
+    prompts: Mapping[str, Prompt]
+    models: Mapping[str, str]
+    samplings: Mapping[str, Sampling]
+    student: str
+    seed: int
+
+    def solve(self, problem: str, problem_id: str, attempt: int) -> Ask[str]:
+        """A chain of thought for a problem that has none (or a wrong one)."""
+        return Ask(self._request("solver", {"problem": problem}, problem_id, attempt), _read_cot)
+
+    def critique(self, problem: str, cot: str, problem_id: str) -> Ask[Critique]:
+        """easy, medium or hard for the student."""
+        inputs = {"problem": problem, "cot": cot, "student": self.student}
+        return Ask(self._request("critic", inputs, problem_id, 0, _CRITIC_SCHEMA), _read_critique)
+
+    def rethink(
+        self, label: str, problem: str, answer: str, cot: str, reason: str, problem_id: str, attempt: int
+    ) -> Ask[str]:
+        """A rewrite of the original `cot`: expanded where easy, simplified where hard; `reason`: what failed before."""
+        inputs = {
+            "problem": problem,
+            "answer": answer,
+            "cot": cot,
+            "student": self.student,
+            "reason": reason and f"\n{reason}",
+        }
+        agent = {"easy": "rethinker_expand", "hard": "rethinker_simplify"}[label]
+        return Ask(self._request(agent, inputs, problem_id, attempt), _read_cot)
+
+    def resolve(self, problem: str, body: str, problem_id: str, attempt: int) -> Ask[str]:
+        """The answer that a text without its final statement leads to, asked of a model that was not told it."""
+        return Ask(self._request("verifier", {"problem": problem, "cot": body}, problem_id, attempt), _read_text)
+
+    def corrupt(self, problem: str, answer: str, cot: str, problem_id: str, attempt: int) -> Ask[str]:
+        """A plausible wrong version of `cot`."""
+        inputs = {"problem": problem, "answer": answer, "cot": cot}
+        return Ask(self._request("corrupter", inputs, problem_id, attempt), _read_cot)
+
+    def judge(self, problem: str, answer: str, other: str, problem_id: str) -> Ask[str]:
+        """Whether two final answers that no rule could compare say the same: same, different or unsure."""
+        inputs = {"problem": problem, "answer": answer, "other": other}
+        return Ask(self._request("judge", inputs, problem_id, 0, _JUDGE_SCHEMA), _read_verdict)
+
+    def _request(
+        self, agent: str, inputs: Mapping[str, str], problem_id: str, attempt: int, schema: str = ""
+    ) -> Request:
+        prompt = self.prompts[agent]
+        # By content, so that equal questions have one seed; attempts differ by their number.
+        content = f"{self.seed}\0{agent}\0{attempt}\0{inputs['problem']}".encode()
+        seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "big") >> 1
+        return Request(
+            agent,
+            inputs,
+            attempt,
+            prompt.digest,
+            prompt.render(inputs),
+            self.models.get(agent) or self.models[""],
+            self.samplings.get(agent) or self.samplings[""],
+            schema,
+            seed,
+            problem_id,
+        )
+
+
+def _schema(**properties: Any) -> str:
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return json.dumps(schema, separators=(",", ":"))
+
+
+_CRITIC_SCHEMA = _schema(reason={"type": "string", "maxLength": 400}, label={"enum": list(LABELS)})
+_JUDGE_SCHEMA = _schema(verdict={"enum": ["same", "different", "unsure"]})
+
+
+def _read_text(text: str) -> str:
+    return text.strip()
+
+
+def _read_cot(text: str) -> str:
+    text = text.strip()
+    if len(text) < MIN_CHARACTERS:
+        raise UnusableError("too short")
+    return text
+
+
+def _read_critique(text: str) -> Critique:
+    row = _object(text)
+    label, reason = row.get("label"), row.get("reason", "")
+    if label not in LABELS or not isinstance(reason, str):
+        raise UnusableError("no label")
+    return Critique(label, reason)
+
+
+def _read_verdict(text: str) -> str:
+    verdict = _object(text).get("verdict")
+    if verdict not in ("same", "different", "unsure"):
+        raise UnusableError("no verdict")
+    return verdict
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The one JSON object in an answer; a thought before it or a code fence around it is let pass."""
+    body = text.rpartition("</think>")[2].strip()
+    if body.startswith("```"):
+        body = body.strip("`").removeprefix("json").strip()
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UnusableError("not JSON") from error
+    if not isinstance(value, dict):
+        raise UnusableError("not JSON")
+    return value

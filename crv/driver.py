@@ -1,0 +1,223 @@
+"""The run: problems in, as many at a time as the pool likes, outcomes into the ledger, records out. Resumable."""
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cogpo_jax.atomic import sha256_file
+from cogpo_jax.errors import UserError
+from crv.agents import Agents
+from crv.export import count_calls, export, gaps_of, outcome_row, summarise
+from crv.ledger import Ledger
+from crv.loop import Outcome, run_problem
+from crv.options import Options, claim_workdir
+from crv.pool.base import Answer, Pool, PoolError, Request
+from crv.pool.recorded import RecordedPool
+from crv.problems import Problem, check_input, read_problems
+from crv.progress import Progress
+from crv.prompts import load_prompts
+from crv.verify import grade
+from crv.verify.certificate import Compare, ladder
+from crv.verify.workers import AlgebraWorkers
+
+_CODE_VERSION = "1"  # raised when the loop itself changes: outcomes are then worked out anew from the recorded calls
+_INTAKE_BATCH = 2000
+
+
+def run(options: Options, workdir: str | Path, pool: Pool | None = None) -> dict[str, Any]:
+    """Runs or resumes CRV in `workdir` and exports its records; returns the summary that the command prints.
+
+    `pool` stands in for the one that the config names. Raises UserError for bad input, a workdir of another config, a
+    pool that cannot answer, or a full disk.
+    """
+    workdir = Path(workdir)
+    prompts = load_prompts(options.prompts)
+    check_input(options.input)
+    pool = pool or open_pool(options)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        claim_workdir(workdir, options)
+        return asyncio.run(_run(options, workdir, pool, prompts))
+    except (sqlite3.OperationalError, OSError) as error:
+        raise UserError(
+            f"workdir: {workdir}: {error}; free some space or give another folder, then run the same command"
+        ) from error
+    except PoolError as error:
+        raise UserError(f"pool: {error}") from error
+
+
+def open_pool(options: Options) -> Pool:
+    """The pool that the config names."""
+    return RecordedPool(options.pool["recordings"])
+
+
+async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dict[str, Any]:
+    async with (
+        Ledger(workdir / "ledger.sqlite") as ledger,
+        AlgebraWorkers(options.grader_workers, options.grader_seconds, options.grader_megabytes) as workers,
+    ):
+        _refresh(ledger, options, prompts)
+        total = await asyncio.to_thread(_take_in, ledger, options)
+        agents = Agents(prompts, options.models, options.samplings, options.student, options.seed)
+        calls = _LedgerPool(ledger, pool)
+        compare = ladder(_recorded_compare(ledger, workers))
+        with Progress(total, ledger.counts("state")) as progress:
+            try:
+                await _all(
+                    _pending(ledger, options),
+                    options.problems_in_flight,
+                    ledger,
+                    agents,
+                    calls,
+                    compare,
+                    options,
+                    progress,
+                )
+            finally:
+                await pool.close()
+        info = {
+            "config": options.identity(),
+            "prompts": {agent: prompt.digest for agent, prompt in sorted(prompts.items())},
+            "input_sha256": ledger.meta("input_sha256"),
+            **(summary := summarise(ledger)),
+        }
+        await asyncio.to_thread(export, ledger, options, workdir, info)
+        return {**summary, "calls": count_calls(ledger), "asked_now": calls.asked, "workdir": str(workdir)}
+
+
+async def _all(
+    pending: Iterator[Problem],
+    at_a_time: int,
+    ledger: Ledger,
+    agents: Agents,
+    calls: "_LedgerPool",
+    compare: Compare,
+    options: Options,
+    progress: Progress,
+) -> None:
+    """Walks the pending problems, `at_a_time` together; the first error stops all."""
+
+    walking: set[str] = set()
+
+    async def worker() -> None:
+        for problem in pending:  # one shared iterator: each problem goes to one worker
+            if problem.problem_id in walking:
+                continue  # a repeated row, counted at intake
+            walking.add(problem.problem_id)
+            outcome = await run_problem(problem, agents, calls.generate, compare, options)
+            await _finish(ledger, problem, outcome)
+            walking.discard(problem.problem_id)
+            progress.done(outcome.state, calls.asked)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_a_time):
+                group.create_task(worker())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _finish(ledger: Ledger, problem: Problem, outcome: Outcome) -> None:
+    row, gaps = outcome_row(problem, outcome), gaps_of(problem, outcome)
+    await ledger.put_outcome(
+        problem.problem_id, outcome.state, outcome.reason, outcome.label, outcome.rounds, gaps, row
+    )
+
+
+class _LedgerPool:
+    """A pool whose finished calls are never asked again; equal requests in flight share one call."""
+
+    def __init__(self, ledger: Ledger, pool: Pool):
+        self.ledger, self.pool = ledger, pool
+        self.asked = 0
+        self._flying: dict[bytes, asyncio.Task[Answer]] = {}
+
+    async def generate(self, request: Request) -> Answer:
+        key = request.key()
+        if (known := self.ledger.call(key)) is not None:
+            return known
+        if key not in self._flying:
+            task = self._flying[key] = asyncio.ensure_future(self._ask(key, request))
+            task.add_done_callback(lambda _: self._flying.pop(key, None))
+        return await asyncio.shield(self._flying[key])
+
+    async def _ask(self, key: bytes, request: Request) -> Answer:
+        answer = await self.pool.generate(request)
+        await self.ledger.put_call(key, request.agent, request.problem_id, request.attempt, answer)
+        self.asked += 1
+        return answer
+
+
+def _recorded_compare(ledger: Ledger, workers: AlgebraWorkers) -> Compare:
+    async def compare(gold: str, answer: str) -> tuple[str, str]:
+        key = hashlib.sha256(json.dumps([grade.VERSION, gold, answer]).encode()).digest()
+        if (known := ledger.verdict(key)) is not None:
+            return known
+        verdict = await workers.compare(gold, answer)
+        await ledger.put_verdict(key, *verdict)
+        return verdict
+
+    return compare
+
+
+def _refresh(ledger: Ledger, options: Options, prompts: Any) -> None:
+    """Forgets outcomes that other prompts or another version of the loop led to; recorded calls stay."""
+    source = json.dumps(
+        [_CODE_VERSION, grade.VERSION, {agent: prompt.digest for agent, prompt in sorted(prompts.items())}]
+    )
+    if ledger.meta("outcomes_from") != source:
+        ledger.forget_outcomes()
+        ledger.set_meta("outcomes_from", source)
+
+
+def _take_in(ledger: Ledger, options: Options) -> int:
+    """Reads the whole input once: refuses bad rows and ids with two texts, counts repeats; returns how many remain.
+
+    Skipped where this ledger has taken in the same file already.
+    """
+    digest = options.input if options.input.startswith("hf:") else sha256_file(options.input)
+    known = ledger.meta("input_sha256")
+    if known is not None and known != digest:
+        raise UserError(
+            f"input: {options.input}: changed since this workdir was begun; restore it, or give another workdir"
+        )
+    if ledger.meta("taken_in") is None:
+        ledger.set_meta("input_sha256", digest)
+        ledger.db.execute("DELETE FROM problems")
+        ledger.db.execute("BEGIN")
+        try:
+            repeated = sum(_add(ledger, problem) for problem in _limited(options))
+        except BaseException:
+            ledger.db.execute("ROLLBACK")
+            raise
+        ledger.db.execute("COMMIT")
+        ledger.set_meta("taken_in", str(repeated))
+    return ledger.db.execute("SELECT COUNT(*) FROM problems WHERE dropped = ''").fetchone()[0]
+
+
+def _add(ledger: Ledger, problem: Problem) -> int:
+    """Adds a problem to the ledger's list; 1 where it stands there already with the same content."""
+    digest = hashlib.sha256(repr(problem).encode()).digest()
+    if ledger.db.execute("INSERT OR IGNORE INTO problems VALUES (?,?,'')", (problem.problem_id, digest)).rowcount:
+        return 0
+    (other,) = ledger.db.execute("SELECT digest FROM problems WHERE problem_id=?", (problem.problem_id,)).fetchone()
+    if other != digest:
+        raise UserError(
+            f"input: problem_id {problem.problem_id!r}: two rows with different content have it; ids must be unique"
+        )
+    return 1
+
+
+def _limited(options: Options) -> Iterator[Problem]:
+    for number, problem in enumerate(read_problems(options.input), 1):
+        if options.limit and number > options.limit:
+            return
+        yield problem
+
+
+def _pending(ledger: Ledger, options: Options) -> Iterator[Problem]:
+    return (problem for problem in _limited(options) if not ledger.finished(problem.problem_id))

@@ -1,0 +1,189 @@
+"""The ledger: every finished call, verdict and outcome of a run, in SQLite. A run is a pure function of it.
+
+Writes are committed in groups by one thread and awaited, so what a caller has seen is on disk; the event loop only
+does point reads. One process writes a ledger at a time.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from cogpo_jax.errors import UserError
+from crv.pool.base import Answer
+
+VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS calls (
+  key BLOB PRIMARY KEY, agent TEXT NOT NULL, problem_id TEXT NOT NULL, attempt INTEGER NOT NULL, text TEXT NOT NULL,
+  finish_reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+  cached_tokens INTEGER NOT NULL, model TEXT NOT NULL, origin TEXT NOT NULL, seconds REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, verdict TEXT NOT NULL, rule TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS problems (problem_id TEXT PRIMARY KEY, digest BLOB NOT NULL, dropped TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS outcomes (
+  problem_id TEXT PRIMARY KEY, place BLOB NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, label TEXT NOT NULL,
+  rounds INTEGER NOT NULL, pairs TEXT NOT NULL, body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS outcomes_by_place ON outcomes (place);
+"""
+_INSERT_CALL = "INSERT OR IGNORE INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT_VERDICT = "INSERT OR IGNORE INTO verdicts VALUES (?,?,?)"
+_INSERT_OUTCOME = "INSERT OR REPLACE INTO outcomes VALUES (?,?,?,?,?,?,?,?)"
+_COMMIT_SECONDS = 0.02  # how long finished work waits for company before it is committed
+
+
+class Ledger:
+    """An open ledger file; close it (or use it as an async context manager) to flush and let go of the lock."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._lock = open(self.path.with_suffix(".lock"), "w")  # noqa: SIM115 - held as long as the ledger
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"workdir: {self.path.parent}: another run is using it; wait for it, or give another folder"
+            ) from error
+        self.db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"workdir: {self.path}: not a readable ledger ({error}); move it away, or give another folder"
+            ) from error
+        self._reader = sqlite3.connect(self.path, isolation_level=None)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._batch: list[tuple[str, tuple[Any, ...]]] = []
+        self._committed: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _open(self) -> None:
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute("PRAGMA synchronous=FULL")
+        self.db.executescript(_SCHEMA)
+        version = self.meta("version")
+        if version is None:
+            self.set_meta("version", str(VERSION))
+        elif int(version) > VERSION:
+            raise UserError(
+                f"workdir: {self.path}: a ledger of version {version}; this program reads up to {VERSION}: update it"
+            )
+
+    async def __aenter__(self) -> "Ledger":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Commits what is waiting and closes the file."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._thread.shutdown()
+        self._reader.close()
+        self.db.close()
+        self._lock.close()
+
+    def meta(self, name: str) -> str | None:
+        """A named value of the run, or None."""
+        row = self.db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Sets a named value of the run."""
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, value))
+
+    def call(self, key: bytes) -> Answer | None:
+        """The recorded answer to a request's key, or None where it was never finished."""
+        row = self._reader.execute(
+            "SELECT text, finish_reason, prompt_tokens, output_tokens, cached_tokens, model, origin, seconds"
+            " FROM calls WHERE key=?",
+            (key,),
+        ).fetchone()
+        return None if row is None else Answer(*row)
+
+    async def put_call(self, key: bytes, agent: str, problem_id: str, attempt: int, answer: Answer) -> None:
+        """Records a finished call; returns once it is on disk."""
+        await self._put(_INSERT_CALL, (key, agent, problem_id, attempt, *astuple(answer)))
+
+    def verdict(self, key: bytes) -> tuple[str, str] | None:
+        """The recorded verdict and rule of a comparison, or None."""
+        return self._reader.execute("SELECT verdict, rule FROM verdicts WHERE key=?", (key,)).fetchone()
+
+    async def put_verdict(self, key: bytes, verdict: str, rule: str) -> None:
+        """Records a comparison (a time-out too: the run must not depend on how fast a machine is)."""
+        await self._put(_INSERT_VERDICT, (key, verdict, rule))
+
+    def finished(self, problem_id: str) -> bool:
+        """Whether the problem has its outcome."""
+        return self._reader.execute("SELECT 1 FROM outcomes WHERE problem_id=?", (problem_id,)).fetchone() is not None
+
+    async def put_outcome(
+        self, problem_id: str, state: str, reason: str, label: str, rounds: int, pairs: str, body: Any
+    ) -> None:
+        """Records a problem's end; `pairs` names its gaps, `body` is kept as compressed JSON."""
+        data = zlib.compress(json.dumps(body, ensure_ascii=False, sort_keys=True).encode(), 1)
+        await self._put(_INSERT_OUTCOME, (problem_id, place_of(problem_id), state, reason, label, rounds, pairs, data))
+
+    def outcomes(self, where: str = "1", parameters: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
+        """(problem_id, body) of the outcomes that fulfil an SQL condition, by place: an order no run can change."""
+        rows = self.db.execute(f"SELECT problem_id, body FROM outcomes WHERE {where} ORDER BY place", parameters)
+        for problem_id, body in rows:
+            yield problem_id, json.loads(zlib.decompress(body))
+
+    def counts(self, column: str, where: str = "1") -> dict[str, int]:
+        """How many outcomes have each value of a column."""
+        rows = self.db.execute(
+            f"SELECT {column}, COUNT(*) FROM outcomes WHERE {where} GROUP BY {column} ORDER BY {column}"
+        )
+        return {str(value): count for value, count in rows}
+
+    def forget_outcomes(self) -> None:
+        """Drops all outcomes, not the calls: they are worked out anew, asking only what was never asked."""
+        self.db.execute("DELETE FROM outcomes")
+
+    async def _put(self, statement: str, row: tuple[Any, ...]) -> None:
+        self._batch.append((statement, row))
+        if self._committed is None:
+            self._committed = asyncio.get_running_loop().create_future()
+            task = asyncio.ensure_future(self._commit_soon(self._committed))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(self._committed)
+
+    async def _commit_soon(self, committed: "asyncio.Future[None]") -> None:
+        await asyncio.sleep(_COMMIT_SECONDS)
+        batch, self._batch, self._committed = self._batch, [], None
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, batch)
+        except sqlite3.Error as error:
+            committed.set_exception(
+                UserError(
+                    f"workdir: {self.path}: cannot be written ({error}); free some space and run the same command"
+                )
+            )
+            committed.exception()  # seen, also where every waiter was cancelled
+        else:
+            committed.set_result(None)
+
+    def _commit(self, batch: list[tuple[str, tuple[Any, ...]]]) -> None:
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, row in batch:
+                self.db.execute(statement, row)
+            self.db.execute("COMMIT")
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+
+
+def place_of(problem_id: str) -> bytes:
+    """Where a problem stands in the output, and which driver takes it: a hash, so no order of arrival shows."""
+    return hashlib.sha256(problem_id.encode()).digest()

@@ -1,0 +1,1 @@
+"""Who answers the agents: one protocol, several back ends."""

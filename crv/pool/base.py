@@ -1,0 +1,91 @@
+"""What an agent asks and what a pool answers."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a model is sampled; `max_tokens` counts output tokens."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of one agent.
+
+    `inputs` is what the agent was asked about (problem, cot, ...); `messages` is the same rendered by the prompt file
+    whose digest is `template`. `attempt` tells repeated asks apart, `schema` constrains the output.
+    """
+
+    agent: str
+    inputs: Mapping[str, str]
+    attempt: int
+    template: str
+    messages: tuple[tuple[str, str], ...]
+    model: str
+    sampling: Sampling = Sampling()
+    schema: str = ""
+    seed: int = 0
+    problem_id: str = field(default="", compare=False)
+
+    def key(self) -> bytes:
+        """The content address in the ledger: template, inputs, model, sampling, schema, seed, attempt."""
+        return _digest(
+            [
+                self.agent,
+                dict(self.inputs),
+                self.attempt,
+                self.template,
+                self.model,
+                asdict(self.sampling),
+                self.schema,
+                self.seed,
+            ]
+        )
+
+    def question(self) -> str:
+        """The content address in a recording: agent, inputs and attempt, whatever the wording, model or sampling."""
+        return _digest([self.agent, dict(self.inputs), self.attempt]).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished call. `finish_reason`: stop | length; token counts are 0 where the pool does not know them."""
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    model: str = ""
+    origin: str = ""
+    seconds: float = 0.0
+
+
+class Pool(Protocol):
+    """Answers requests; safe to call concurrently."""
+
+    async def generate(self, request: Request) -> Answer:
+        """Answers one request, or raises PoolError when it cannot (after its own retries)."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of connections and processes."""
+        ...
+
+
+class PoolError(RuntimeError):
+    """The pool cannot answer: the run stops, the ledger keeps what is finished, and the same command goes on."""
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    ).digest()

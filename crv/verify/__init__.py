@@ -1,0 +1,1 @@
+"""Does a text reach the answer? Final-answer spans, whole-span grading, killable workers, certificates."""

@@ -1,0 +1,64 @@
+"""What was established about a text, and how: the JSON that travels with every response."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+
+from crv.verify import grade
+from crv.verify.extract import final_spans, retracts
+
+CORRECT, INCORRECT, UNKNOWN = "correct", "incorrect", "unknown"
+Compare = Callable[[str, str], Awaitable[tuple[str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """`verdict` on a text against the gold answer, by which `rule`, from which final `answers`.
+
+    `blind`: answer-blind re-solves that agreed, of how many; `votes`: of independent solutions for gold, and against.
+    """
+
+    verdict: str
+    rule: str
+    gold: str = ""
+    answers: tuple[str, ...] = ()
+    blind: tuple[int, int] | None = None
+    votes: tuple[int, int] | None = None
+    version: int = grade.VERSION
+
+    def to_json(self) -> str:
+        """The certificate as one line of JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+
+
+async def certify(gold: str, text: str, compare: Compare) -> Certificate:
+    """Grades a whole text: correct = every stated answer is the gold one; incorrect = every one is proved to differ.
+
+    Anything between (no stated answer, two answers, an answer taken back, a span that does not parse whole) is unknown.
+    """
+    spans = final_spans(text)
+    answers = tuple(dict.fromkeys(span.text.strip() for span in spans))
+    if not spans:
+        return Certificate(UNKNOWN, "no final answer", gold)
+    if retracts(text, spans):
+        return Certificate(UNKNOWN, "goes on after its final answer", gold, answers)
+    if len(answers) > 8:
+        return Certificate(UNKNOWN, "more than eight final answers", gold, answers[:8])
+    verdicts = [await compare(gold, answer) for answer in answers]
+    rules = "; ".join(dict.fromkeys(rule for _, rule in verdicts))
+    if all(verdict == grade.SAME for verdict, _ in verdicts):
+        return Certificate(CORRECT, rules, gold, answers)
+    if all(verdict == grade.DIFFERENT for verdict, _ in verdicts):
+        return Certificate(INCORRECT, rules, gold, answers)
+    mixed = any(verdict == grade.SAME for verdict, _ in verdicts)
+    return Certificate(UNKNOWN, "several final answers" if mixed else rules, gold, answers)
+
+
+def ladder(algebra: Compare) -> Compare:
+    """Cheap rules first, `algebra` (a worker's compare) only where they ask for it."""
+
+    async def compare(gold: str, answer: str) -> tuple[str, str]:
+        verdict, rule = grade.compare(gold, answer)
+        return await algebra(gold, answer) if rule == "algebra" else (verdict, rule)
+
+    return compare

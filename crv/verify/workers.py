@@ -1,0 +1,92 @@
+"""Algebra in processes that can be killed: a time-out or a crash is "unknown", never "wrong"."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from types import TracebackType
+
+from crv.verify.grade import UNKNOWN
+
+_START_SECONDS = 120.0  # importing sympy on a loaded machine
+
+
+class AlgebraWorkers:
+    """A few `crv.verify.worker` processes, started when first needed, replaced when they hang or die.
+
+    `seconds` and `megabytes` bound one comparison; `lost` counts the workers that a comparison cost.
+    """
+
+    def __init__(self, count: int = 2, seconds: float = 5.0, megabytes: int = 2048):
+        self.seconds, self.megabytes = seconds, megabytes
+        self.lost = 0
+        self._idle: asyncio.LifoQueue[asyncio.subprocess.Process | None] = asyncio.LifoQueue()
+        for _ in range(count):
+            self._idle.put_nowait(None)
+
+    async def __aenter__(self) -> "AlgebraWorkers":
+        return self
+
+    async def __aexit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        while not self._idle.empty():
+            process = self._idle.get_nowait()
+            if process is not None:
+                await _kill(process)
+
+    async def compare(self, gold: str, answer: str) -> tuple[str, str]:
+        """`algebra.compare` in a worker; ("unknown", why) where the worker ran out of time or memory, or died."""
+        process = await self._idle.get()
+        alive: asyncio.subprocess.Process | None = None
+        try:
+            if process is None or process.returncode is not None:
+                process = await self._start()
+            verdict = await self._ask(process, gold, answer)
+            if verdict is not None:
+                alive = process
+                return verdict
+            self.lost += 1
+            return UNKNOWN, "the comparison ran out of time or memory"
+        finally:
+            if alive is None and process is not None:
+                await _kill(process)
+            self._idle.put_nowait(alive)
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "crv.verify.worker",
+            str(self.megabytes),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert process.stdout is not None
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), _START_SECONDS)
+        except TimeoutError:
+            line = b""
+        if line != b"ready\n":
+            await _kill(process)
+            raise RuntimeError(
+                "the verifier's worker process does not start: is math-verify installed (pip install cogpo-jax[crv])?"
+            )
+        return process
+
+    async def _ask(self, process: asyncio.subprocess.Process, gold: str, answer: str) -> tuple[str, str] | None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n")
+            await process.stdin.drain()
+            line = await asyncio.wait_for(process.stdout.readline(), self.seconds)
+            verdict, rule = json.loads(line)
+        except (TimeoutError, OSError, ValueError):
+            return None
+        return verdict, rule
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
