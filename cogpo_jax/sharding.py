@@ -139,22 +139,44 @@ def shard(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: An
 
 
 def per_replica(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """f(params, rows) -> tree, run by each replica on its own rows with nothing sent between replicas.
+    """f(params, rows, shared) -> tree, run by each replica on its own rows with nothing sent between replicas.
 
     `rows` is a tree of arrays [rows, ...]; the results gain a leading axis [replica], split over it: gradients stay
-    where they are until someone sums that axis, once a step, over the slow network between slices.
+    where they are until someone sums that axis, once a step, over the slow network between slices. What all replicas
+    must know inside goes through `sum_over_replicas`.
     """
+
+    def own(*arguments: Any) -> Any:
+        return jax.tree.map(lambda x: x[None], function(*arguments))
+
     if mesh.shape["replica"] == 1:
-        return lambda params, rows: jax.tree.map(lambda x: x[None], function(params, rows))
-    own = PartitionSpec("replica")
+        return own
+    part, whole = PartitionSpec("replica"), PartitionSpec()
     return jax.shard_map(
-        lambda params, rows: jax.tree.map(lambda x: x[None], function(params, rows)),
+        own,
         mesh=mesh,
-        in_specs=(PartitionSpec(), own),
-        out_specs=own,
+        in_specs=(whole, part, whole),
+        out_specs=part,
         axis_names=frozenset({"replica"}),
         check_vma=False,
     )
+
+
+@jax.custom_vjp
+def sum_over_replicas(x: jax.Array) -> jax.Array:
+    """Inside `per_replica` the sum of each replica's `x`, elsewhere `x`. Its gradient is that of the own `x` alone.
+
+    (All replicas then compute the same loss from the sum; each takes the gradient through its own rows.)
+    """
+    return jax.lax.psum(x, "replica") if "replica" in jax.sharding.get_abstract_mesh().manual_axes else x
+
+
+sum_over_replicas.defvjp(lambda x: (sum_over_replicas(x), None), lambda _, cotangent: (cotangent,))
+
+
+def stacked_shardings(mesh: Mesh, shardings: Any) -> Any:
+    """For trees with `per_replica`'s leading axis: the shardings of the parameters, behind `replica`."""
+    return jax.tree.map(lambda s: NamedSharding(mesh, PartitionSpec("replica", *s.spec)), shardings)
 
 
 def _ambient(mesh: Mesh) -> Any:

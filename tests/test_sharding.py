@@ -77,7 +77,7 @@ def test_gradients_stay_in_their_replica_until_someone_sums_them():
     mesh = sharding.make_mesh({"replica": 2, "fsdp": 4})
     w, x = jnp.arange(32.0).reshape(8, 4), jnp.linspace(-1, 1, 64).reshape(8, 8)
 
-    def gradient(w, x):
+    def gradient(w, x, _):
         def loss(w):
             matmul = sharding.shard(lambda x, w: x @ w, mesh, (sharding.spec("rows"), P()), sharding.spec("rows"))
             return (sharding.constrain(matmul(x, w), mesh, "rows", None) ** 2).sum()
@@ -87,8 +87,20 @@ def test_gradients_stay_in_their_replica_until_someone_sums_them():
     run = jax.jit(sharding.per_replica(gradient, mesh))
     x = jax.device_put(x, sharding.row_sharding(mesh))
     w = jax.device_put(w, sharding.sharding(mesh, "embed", None))
-    apart = run(w, x)
+    apart = run(w, x, None)
     assert apart.shape == (2, 8, 4)
     whole = jax.grad(lambda w: ((x @ w) ** 2).sum())(w)
     np.testing.assert_allclose(apart.sum(0), whole, rtol=1e-5)
     assert abs(apart[0] - whole).max() > 1
+
+
+def test_a_loss_of_all_replicas_gives_each_the_gradient_through_its_own_rows():
+    mesh = sharding.make_mesh({"replica": 2, "fsdp": 4})
+    w, x = jnp.float32(3), jnp.arange(8.0)
+
+    def gradient(w, x, scale):
+        return jax.value_and_grad(lambda w: sharding.sum_over_replicas((w * x).sum()) ** 2 * scale)(w)
+
+    value, grad = jax.jit(sharding.per_replica(gradient, mesh))(w, x, jnp.float32(0.5))
+    np.testing.assert_allclose(value, [84.0**2 / 2] * 2)
+    np.testing.assert_allclose(grad, [84.0 * 6, 84.0 * 22])

@@ -20,6 +20,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import constrain
 from cogpo_jax.student.attention import BACKENDS, attention
 from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.embedding import embed
 from cogpo_jax.student.rope import apply_rope, rope_tables
 
 REMAT_POLICIES = ("none", "dots", "full", "offload")
@@ -90,13 +91,13 @@ class RMSNorm(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """Token ids -> rows of the table."""
+    """Token ids -> rows of the table (see `student.embedding`)."""
 
     def __init__(self, weight: Array):
         self.weight = nnx.Param(weight)
 
-    def __call__(self, tokens: Int[Array, "*n"], dtype: str) -> Float[Array, "*n d"]:
-        return jnp.take(self.weight[...], tokens, axis=0, mode="clip").astype(dtype)
+    def __call__(self, tokens: Int[Array, "B T"], dtype: str, mesh: Mesh | None = None) -> Float[Array, "B T D"]:
+        return embed(self.weight[...], tokens, dtype, mesh)
 
 
 class SelfAttention(nnx.Module):
@@ -189,7 +190,7 @@ class Student(nnx.Module):
         Each segment sees only itself, causally by row index; `positions` are RoPE's. Segment 0 is padding: its hidden
         states are finite and mean nothing.
         """
-        x = constrain(self.embed_tokens(tokens, options.compute_dtype), options.mesh, "rows", None, None)
+        x = constrain(self.embed_tokens(tokens, options.compute_dtype, options.mesh), options.mesh, "rows", None, None)
         rope = rope_tables(self.config, positions)
         graphdef, stacked = nnx.split(self.layers)
 
