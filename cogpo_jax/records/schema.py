@@ -207,7 +207,7 @@ def _check_problem(record: SftExample | Group) -> None:
         raise UserError("problem_id: empty: every record names its problem")
     if not record.prompt.strip():
         raise UserError("prompt: empty: every record needs a prompt")
-    _check_json("messages", record.messages)
+    _check_messages(record.messages)
     _check_json("verifier", record.verifier)
 
 
@@ -262,6 +262,17 @@ def _check_json(name: str, value: str) -> None:
             json.loads(value)
         except ValueError as error:
             raise UserError(f"{name}: {value[:40]!r}: must be empty or JSON ({error})") from error
+
+
+def _check_messages(value: str) -> None:
+    _check_json("messages", value)
+    turns = json.loads(value) if value else [{"role": "user", "content": ""}]
+    if not isinstance(turns, list) or not turns or not all(_is_turn(turn) for turn in turns):
+        raise UserError(f"messages: {value[:40]!r}: must be a JSON list of {{role, content}} objects with texts")
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
 
 
 def _or(choices: tuple[str, ...]) -> str:
