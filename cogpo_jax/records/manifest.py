@@ -54,7 +54,7 @@ def verify_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     present = {f"{name}/{path.name}" for name in DATASETS if (root / name).exists() for path in (root / name).iterdir()}
     if missing := sorted((manifest["shards"].keys() | manifest["metadata"].keys()) - present):
         raise UserError(f"{root / missing[0]}: missing, though {MANIFEST} lists it")
-    extra = sorted(p for p in present - manifest["shards"].keys() if ".tfrecord-" in p and not p.startswith("."))
+    extra = sorted(p for p in present - manifest["shards"].keys() if ".tfrecord" in p)
     if extra:
         raise UserError(f"{root / extra[0]}: not listed in {MANIFEST}: remove it, or write the records again")
     for path, entry in sorted((manifest["metadata"] | manifest["shards"]).items()):
