@@ -37,7 +37,7 @@ async def certify(gold: str, text: str, compare: Compare) -> Certificate:
     Anything between (no stated answer, two answers, an answer taken back, a span that does not parse whole) is unknown.
     """
     spans = final_spans(text)
-    answers = tuple(dict.fromkeys(span.text.strip() for span in spans))
+    answers = tuple(dict.fromkeys(span.text.strip(" \t\r\n") for span in spans))
     if not spans:
         return Certificate(UNKNOWN, "no final answer", gold)
     if retracts(text, spans):

@@ -5,13 +5,15 @@ Every scan here is linear in the text's length: a model's text may be hostile (1
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 
 MAX_SPAN = 400  # characters; a longer "answer" is prose
 MAX_TEXT = 1_000_000  # characters; a longer text is not read at all
+MAX_SPANS = 64  # a text that states more final answers states none
 
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _PHRASE = re.compile(
-    r"\banswers?\b(?:\s+(?:is|are|was|would be|must be|equals)\b[ \t]*:?|\s*:|\*\*\s*:)[ \t\r\n]*|^[ \t]*####[ \t]*",
+    r"\banswers?\b(?:\s+(?:is|are|was|would be|must be|equals)\b[ \t]*:?|\s*:)(?:\*\*)?[ \t\r\n]*|^[ \t]*####[ \t]*",
     re.I | re.M,
 )
 _RETRACTION = re.compile(
@@ -40,14 +42,17 @@ def final_spans(text: str) -> list[Span]:
     """All final answers that `text` states, in order: `\\boxed{..}`, "the answer is ..", "Answer: ..", "#### ..".
 
     A phrase whose answer is boxed gives the box's content. Spans are whole: up to the end of the sentence or line, a
-    dollar group never cut. Texts over MAX_TEXT give none.
+    dollar group never cut. Texts over MAX_TEXT, or with more than MAX_SPANS answers, give none.
     """
     if len(text) > MAX_TEXT:
         return []
-    boxes = _boxed(text)
+    openings, phrases = (list(islice(p.finditer(text), MAX_SPANS + 1)) for p in (_BOXED, _PHRASE))
+    if max(len(openings), len(phrases)) > MAX_SPANS:
+        return []
+    boxes = _boxed(text, openings)
     spans = [Span(start, end, _statement_start(text, start), text[start:end]) for start, end in boxes]
     starts = [start for start, _ in boxes]
-    for match in _PHRASE.finditer(text):
+    for match in phrases:
         start, end = match.end(), _sentence_end(text, match.end())
         if any(start <= s < end for s in starts) or any(s <= match.start() < e for s, e in boxes):
             continue  # the box is the answer, or the words stand inside one
@@ -105,10 +110,10 @@ def speaks_of_answer(text: str) -> str:
     return match.group(0) if match else ""
 
 
-def _boxed(text: str) -> list[tuple[int, int]]:
+def _boxed(text: str, openings: list[re.Match[str]]) -> list[tuple[int, int]]:
     """(start, end) of the content of each balanced box of at most MAX_SPAN characters; an unclosed one gives none."""
     found = []
-    for match in _BOXED.finditer(text):
+    for match in openings:
         depth, i, limit = 1, match.end(), min(len(text), match.end() + MAX_SPAN)
         while i < limit and depth:
             if text[i] == "\\":

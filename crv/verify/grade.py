@@ -52,6 +52,16 @@ _MIXED = re.compile(rf"{_SIGN}(\d+)\s*(?:\\frac\{{(\d+)\}}\{{(\d+)\}}|\s(\d+)/(\
 _MAX_DIGITS = 60
 
 
+_QUANTITY = re.compile(
+    r"(.*[\d})])\s*((?:[A-Za-z][A-Za-z'\-]+|[mgsh])(?:[ /][A-Za-z][A-Za-z'\-]*){0,2}(?: ?\^ ?\{?[23]\}?)?)"
+)
+# Words that make another number, or a sentence, of what stands before them.
+_SENTENCE = """and or also if when because since as less more than times of to plus minus over squared cubed
+factorial in for with by is are was not no but where which that hundred thousand million billion dozen half base mod
+modulo at from the then so only either each remainder x y z"""
+_NO_UNITS = frozenset(_SENTENCE.split())
+
+
 def compare(gold: str, answer: str) -> tuple[str, str]:
     """(same | different | unknown, the rule that decided); rule "algebra" asks for `algebra.compare` in a worker."""
     a, b = read(gold), read(answer)
@@ -135,14 +145,12 @@ def _split_unit(text: str) -> tuple[str, str]:
         return text.replace("$", "", 1).strip(), "$"
     if text.endswith("%"):
         return text[:-1].strip(), "%"
-    match = re.fullmatch(
-        r"(.*[\d})])\s*((?:[A-Za-z][A-Za-z'\-]+|[mgsh])(?:[ /](?:[A-Za-z][A-Za-z'\-]*))*(?: ?\^? ?\{?[23]\}?)?)", text
-    )
+    match = _QUANTITY.fullmatch(text)
     if match and _number(match.group(1).strip()) is not None:
         number, words = match.group(1).strip(), match.group(2)
         # "2pq" is a product, "40 minutes" a quantity: a unit stands apart, or is one we know
         known = len(words) > 1 and words.split()[0].lower() in _UNITS
-        if text[len(number)] == " " or known:
+        if (text[len(number)] == " " or known) and not _NO_UNITS & set(words.lower().split()):
             return number, _unit(words)
     return text, ""
 

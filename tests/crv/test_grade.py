@@ -1,0 +1,113 @@
+"""Grading: what is the same, what is proved to differ, and what stays unknown."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from crv.verify.certificate import certify, ladder
+from crv.verify.workers import AlgebraWorkers
+
+
+@pytest.fixture(scope="module")
+def graded():
+    """Grades many (gold, text) at once, with one worker process for all tests of the module."""
+    loop = asyncio.new_event_loop()
+    workers = AlgebraWorkers(1, seconds=20)
+
+    def grade(gold, text):
+        return loop.run_until_complete(certify(gold, text, ladder(workers.compare)))
+
+    yield grade
+    loop.run_until_complete(workers.__aexit__(None, None, None))
+    loop.close()
+
+
+CORRECT = [
+    ("52", "The answer is 52"),
+    ("52", "The answer is 52.0"),
+    ("362,\\!880", "The answer is 362,880"),
+    ("\\dfrac{5}{11}", "The answer is 5/11"),
+    ("\\frac12", "The answer is 0.5"),
+    ("3\\frac{1}{2}", "The answer is 7/2"),
+    ("40\\text{ min}", "The answer is 40 minutes"),
+    ("132^\\circ", "The answer is 132°"),
+    ("132^\\circ", "The answer is 132 degrees"),
+    ("\\$1.17", "The answer is $1.17"),
+    ("2400 \\mbox{ cm}^2", "The answer is 2400 square cm"),
+    ("20\\%", "The answer is 20%"),
+    ("\\text{B}", "The answer is (B)"),
+    ("\\text{B}", "The answer is (B) 12"),
+    ("2\\sqrt{5}", "The answer is 2√5"),
+    ("2\\sqrt{5}", "The answer is \\sqrt{20}"),
+    ("x^2+2x+1", "The answer is (x+1)^2"),
+    ("(1,2]", "The answer is $(1, 2]$"),
+    ("\\{1,2\\}", "The answer is \\{2,1\\}"),
+    ("\\text{even}", "The answer is even"),
+    ("7", "The answer is x = 7"),
+    ("\\frac{1}{2}", "The answer is \x0crac{1}{2}"),
+]
+INCORRECT = [
+    ("52", "The answer is 51"),
+    ("\\frac{3}{4}", "The answer is \\frac{6}{7}"),
+    ("\\text{B}", "The answer is (C)"),
+    ("\\text{May}", "The answer is October"),
+    ("2\\sqrt{5}", "The answer is 3\\sqrt{5}"),
+    ("x^2+1", "The answer is x^2-1"),
+    ("(1,2]", "The answer is $(1, 3]$"),
+    ("\\{1,2\\}", "The answer is \\{2,3\\}"),
+    ("114\\text{ square units}", "The answer is 150 square units"),
+    ("\\$15", "The answer is $18"),
+]
+UNKNOWN = [
+    ("5", "The answer is 15. This is incorrect. It should be 5"),
+    ("13", "We get \\boxed{19}. No: \\boxed{13}"),
+    ("2", "The answer is 2y"),  # a partial parse reads 2
+    ("2y", "The answer is 2"),
+    ("2y", "The answer is 2x"),
+    ("1/3", "The answer is 0.33"),  # perhaps rounded
+    ("40", "The answer is 2/3 hours"),  # another unit
+    ("1500", "The answer is $15"),  # perhaps cents
+    ("\\text{even}", "The answer is a multiple of two"),
+    ("\\text{B}", "The answer is 12"),
+    ("rac{1}{2}", "The answer is 3"),  # gold is damaged
+    ("5", "The answer is unclear"),
+    ("5", "The answer is not 5"),
+    ("5", "no statement at all"),
+    ("11_{2}", "The answer is 11_{3}"),
+    ("\\frac{1}{2}", "The answer is \\frac{1}{2"),
+    ("1", "The answer is 1 and also 2"),
+]
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "verdict"),
+    [
+        (g, t, v)
+        for v, cases in (("correct", CORRECT), ("incorrect", INCORRECT), ("unknown", UNKNOWN))
+        for g, t in cases
+    ],
+)
+def test_verdicts(graded, gold, text, verdict):
+    certificate = graded(gold, text)
+    assert certificate.verdict == verdict, certificate
+    assert json.loads(certificate.to_json())["verdict"] == verdict
+
+
+def test_hostile_answers_cost_a_worker_not_the_run():
+    async def run():
+        async with AlgebraWorkers(1, seconds=2, megabytes=1024) as workers:
+            compare = ladder(workers.compare)
+            tower = await certify("9^9", "The answer is 9^{9^{9^{9^9}}}", compare)
+            braces = await certify("3", "The answer is " + "{" * 10_000_000, compare)
+            unclosed = await certify("3", "The answer is $\\frac{\\sqrt{\\frac{1}{", compare)
+            after = await certify("2\\sqrt{5}", "The answer is \\sqrt{20}", compare)
+            return tower, braces, unclosed, after, workers.lost
+
+    start = time.monotonic()
+    tower, braces, unclosed, after, lost = asyncio.run(run())
+    assert (tower.verdict, braces.verdict, unclosed.verdict) == ("unknown",) * 3
+    assert after.verdict == "correct", "a worker that was lost is replaced"
+    assert lost == 1
+    assert time.monotonic() - start < 60
