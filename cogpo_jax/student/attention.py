@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
@@ -33,6 +34,11 @@ def attention(
         heads, kv_heads, rows = spec("rows", None, "heads", None), spec("rows", None, "kv_heads", None), spec("rows")
         kernel = shard(kernel, mesh, (heads, kv_heads, kv_heads, rows, rows), heads)
     return checkpoint_name(kernel(q, k, v, segment_ids, positions), "attention")
+
+
+def default_backend() -> str:
+    """The back end for the platform that jax runs on."""
+    return {"tpu": "splash", "gpu": "gpu"}.get(jax.default_backend(), "xla")
 
 
 def _kernel(backend: str) -> Callable[..., Array]:

@@ -69,13 +69,13 @@ def check_tokenizer(folder: Path, config: StudentConfig) -> None:
         raise UserError(f"{folder}: tokenizer: id {top}: config.json's vocab_size is {config.vocab_size}")
     known = json.loads(config.carried)
     for role in ("bos", "eos", "pad"):
-        for number in _as_list(known.get(f"{role}_token_id")):
+        for number in as_list(known.get(f"{role}_token_id")):
             if number >= config.vocab_size:
                 raise UserError(f"{folder}: config.json: {role}_token_id: {number}: vocab_size is {config.vocab_size}")
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     eos = settings.get("eos_token")
     eos = eos.get("content") if isinstance(eos, dict) else eos
-    allowed = _as_list(known.get("eos_token_id")) + _as_list(generation_config(folder).get("eos_token_id"))
+    allowed = as_list(known.get("eos_token_id")) + as_list(generation_config(folder).get("eos_token_id"))
     if eos is not None and allowed and ids.get(eos) not in allowed:
         raise UserError(
             f"{folder}: tokenizer: eos_token {eos!r} has id {ids.get(eos)}, config.json's eos_token_id is {allowed}"
@@ -133,5 +133,6 @@ def _refuse(why: str, where: Path, names: Iterable[str]) -> None:
         raise UserError(f"{where}: {names[0]}{others}: {why}")
 
 
-def _as_list(value: Any) -> list[int]:
+def as_list(value: Any) -> list[int]:
+    """Token ids of a config field that may hold none, one or several."""
     return [] if value is None else list(value) if isinstance(value, list) else [value]

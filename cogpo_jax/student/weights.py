@@ -14,11 +14,10 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
-from rich.console import Console
-from rich.progress import Progress
 
 from cogpo_jax.atomic import atomic_folder
 from cogpo_jax.errors import UserError
+from cogpo_jax.progress import Bar
 from cogpo_jax.sharding import array_path, check_divides, param_shardings
 from cogpo_jax.student import hf_folder
 from cogpo_jax.student.config import StudentConfig
@@ -50,13 +49,15 @@ def from_hf(
         check_divides(mesh, config)
     here = SingleDeviceSharding(jax.devices()[0])
     shardings = param_shardings(mesh, abstract) if mesh else jax.tree.map(lambda _: here, abstract)
-    with _progress() as progress:
-        task = progress.add_task(f"reading {folder.name}", total=sum(x.size for x in jax.tree.leaves(abstract)))
+    done = 0
+    with Bar(f"reading {folder.name}", len(tensors), quiet=jax.process_index() != 0) as bar:
 
         def read(path: Any, leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
+            nonlocal done
             entries = [tensors[name] for name in _hf_names(array_path(path), config)]
             array = jax.make_array_from_callback(leaf.shape, sharding, _reader(entries, leaf))
-            progress.advance(task, leaf.size)
+            done += len(entries)
+            bar.at(done)
             return array
 
         return config, graphdef_of(config), jax.tree_util.tree_map_with_path(read, abstract, shardings)
@@ -69,17 +70,20 @@ def to_hf(
     dtype: str = "bfloat16",
     tokenizer_folder: str | Path | None = None,
     *,
+    end_token: str | None = None,
     overwrite: bool = False,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Writes parameters (numpy or jax arrays, from any mesh) as a Hugging Face folder, whole or not at all.
 
-    With the tokenizer, chat template and generation config of `tokenizer_folder`. Of several processes every one must
-    call this, and the first writes. Raises UserError where the disk is full or the tokenizer is another model's.
+    With the tokenizer, chat template and generation config of `tokenizer_folder`; `end_token` (what the student was
+    trained to end with) joins the tokens that stop generation. Of several processes every one must call this, and the
+    first writes. Raises UserError where the disk is full or the tokenizer is another model's.
     """
     folder, target = Path(folder), _dtype("dtype", dtype)
     if tokenizer_folder is not None:
-        hf_folder.check_tokenizer(Path(tokenizer_folder), config)
+        tokenizer_folder = Path(tokenizer_folder)
+        hf_folder.check_tokenizer(tokenizer_folder, config)
     shapes = _hf_shapes(config)
     tensors = _exported(config, params, shapes, target)
     if jax.process_index() != 0:
@@ -87,11 +91,10 @@ def to_hf(
             pass
         return
     try:
-        with atomic_folder(folder, overwrite) as temporary, _progress() as progress:
+        with atomic_folder(folder, overwrite) as temporary, Bar(f"writing {folder.name}", len(shapes)) as bar:
             _refuse_full_disk(temporary, sum(math.prod(s) for s in shapes.values()) * target.itemsize)
-            task = progress.add_task(f"writing {folder.name}", total=len(shapes))
-            _write_weights(temporary, shapes, target, max_shard_bytes, iter(progress.track(tensors, task_id=task)))
-            _write_settings(temporary, config, dtype, None if tokenizer_folder is None else Path(tokenizer_folder))
+            _write_weights(temporary, shapes, target, max_shard_bytes, tensors, bar)
+            _write_settings(temporary, config, dtype, tokenizer_folder, end_token)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(f"{folder}: {error.strerror} while writing; nothing is left under this name") from None
@@ -186,6 +189,7 @@ def _write_weights(
     dtype: np.dtype,
     max_shard_bytes: int,
     tensors: Iterator[tuple[str, np.ndarray]],
+    bar: Bar,
 ) -> None:
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     size = total = 0
@@ -203,19 +207,34 @@ def _write_weights(
         with (folder / file).open("wb") as f:
             write_stream(f, shard, dtype, (next(tensors) for _ in shard))
         weight_map |= dict.fromkeys(shard, file)
+        bar.at(len(weight_map))
     if len(shards) > 1:
         _write_json(folder / hf_folder.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _write_settings(folder: Path, config: StudentConfig, dtype: str, tokenizer_folder: Path | None) -> None:
+def _write_settings(
+    folder: Path, config: StudentConfig, dtype: str, tokenizer_folder: Path | None, end_token: str | None
+) -> None:
     settings = {k: v for k, v in config.to_hf().items() if k != "dtype"}
     _write_json(folder / "config.json", {**settings, "torch_dtype": dtype})
-    generation = {} if tokenizer_folder is None else hf_folder.generation_config(tokenizer_folder)
-    ids = {k: v for k, v in settings.items() if k in ("bos_token_id", "eos_token_id", "pad_token_id") and v is not None}
-    _write_json(folder / "generation_config.json", generation or ids)
-    for file in hf_folder.TOKENIZER_FILES:
-        if tokenizer_folder is not None and (tokenizer_folder / file).is_file():
-            shutil.copyfile(tokenizer_folder / file, folder / file)
+    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+    generation = {name: settings[name] for name in ids if settings.get(name) is not None}
+    if tokenizer_folder is not None:
+        generation = hf_folder.generation_config(tokenizer_folder) or generation
+        for file in hf_folder.TOKENIZER_FILES:
+            if (tokenizer_folder / file).is_file():
+                shutil.copyfile(tokenizer_folder / file, folder / file)
+        if end_token is not None:
+            generation["eos_token_id"] = _with_stop(generation.get("eos_token_id"), tokenizer_folder, end_token)
+    _write_json(folder / "generation_config.json", generation)
+
+
+def _with_stop(stops: int | list[int] | None, tokenizer_folder: Path, end_token: str) -> int | list[int]:
+    end = hf_folder.token_ids(tokenizer_folder).get(end_token)
+    if end is None:
+        raise UserError(f"{tokenizer_folder}: end token {end_token!r}: not a token of this tokenizer")
+    known = hf_folder.as_list(stops)
+    return stops if stops is not None and end in known else [end, *known] if known else end
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -226,7 +245,3 @@ def _refuse_full_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(f"{folder.parent}: {free / 1e9:.2f} GB free, the export needs {needed / 1e9:.2f} GB")
-
-
-def _progress() -> Progress:
-    return Progress(console=Console(stderr=True), transient=True, disable=jax.process_index() != 0)

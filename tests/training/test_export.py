@@ -1,0 +1,100 @@
+"""A run's checkpoint leaves as a Hugging Face folder that transformers loads, without an accelerator."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cogpo_jax.errors import UserError
+from cogpo_jax.sharding import make_mesh, param_shardings
+from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.hf_folder import find_tensors
+from cogpo_jax.student.model import abstract_params, init_params
+from cogpo_jax.student.weights import from_hf
+from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.training.checkpoint import Checkpoints
+from cogpo_jax.training.export import export_checkpoint
+
+COMMAND = [sys.executable, str(Path(__file__).parents[2] / "launch" / "export_hf.py")]
+MODEL = {
+    "model_type": "qwen2",
+    "vocab_size": 272,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints of steps 1 and 2, saved from a mesh of eight devices."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = StudentConfig.from_hf(MODEL)
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    train_tokenizer(["the cat sat on the mat, the hat on the cat"] * 3, workdir / "tokenizer", 272)
+    (workdir / "student.json").write_text(json.dumps(config.to_hf()))
+    (workdir / "config.json").write_text(json.dumps({"text": {"end_token": "<|im_end|>"}}))
+    checkpoints = Checkpoints(workdir)
+    for step in (1, 2):
+        params = init_params(config, step, "float32", param_shardings(mesh, abstract_params(config)))
+        checkpoints.save(step, params, {"count": jax.numpy.int32(step)}, {"param_dtype": "float32"})
+    checkpoints.wait()
+    checkpoints.close()
+    return workdir
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *args], capture_output=True, text=True, timeout=120)
+
+
+def test_the_newest_checkpoint_is_exported_and_transformers_loads_it(workdir: Path, tmp_path: Path) -> None:
+    result = run(f"--workdir={workdir}", f"--output={tmp_path / 'hf'}", "--dtype=float32")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["step"] == 2
+    config, _, params = from_hf(tmp_path / "hf")
+    expected = init_params(config, 2)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
+        assert np.array_equal(a, b)
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert model.generation_config.eos_token_id == end
+    assert tokenizer.chat_template
+    assert torch.equal(model.model.embed_tokens.weight, torch.tensor(np.asarray(params["embed_tokens"]["weight"])))
+
+
+def test_an_older_step_in_bfloat16(workdir: Path, tmp_path: Path) -> None:
+    assert export_checkpoint(str(workdir), str(tmp_path / "hf"), step=1)["step"] == 1
+    assert {entry.dtype for entry in find_tensors(tmp_path / "hf").values()} == {"BF16"}
+
+
+def test_bad_input_is_one_line_and_exit_code_2(workdir: Path, tmp_path: Path) -> None:
+    result = run(f"--workdir={tmp_path}", f"--output={tmp_path / 'x'}")
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert "student.json" in result.stderr
+
+
+def test_bad_input_is_named(workdir: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("keep")
+    shutil.copytree(workdir, tmp_path / "broken", ignore=lambda *_: ["checkpoints"])
+    for folder, output, options, words in (
+        (workdir, "x", {"step": 7}, r"checkpoints of steps \[1, 2\]"),
+        (workdir, "x", {"dtype": "int8"}, "--dtype: 'int8'"),
+        (workdir, "full", {}, "not empty"),
+        (tmp_path / "broken", "x", {}, "checkpoints of steps none"),
+    ):
+        with pytest.raises(UserError, match=words):
+            export_checkpoint(str(folder), str(tmp_path / output), **options)
+    assert not (tmp_path / "x").exists()
