@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cogpo_jax.objective import logps
 from cogpo_jax.objective.logps import response_logps, token_logps
 from cogpo_jax.sharding import make_mesh
 
@@ -18,8 +19,8 @@ def inputs(seed=0):
 
 
 def naive(hidden, head, targets, mask):
-    logps = jax.nn.log_softmax(jnp.einsum("btd,vd->btv", hidden, head))
-    return jnp.where(mask, jnp.take_along_axis(logps, targets[..., None], 2)[..., 0], 0.0)
+    every = jax.nn.log_softmax(jnp.einsum("btd,vd->btv", hidden, head))
+    return jnp.where(mask, jnp.take_along_axis(every, targets[..., None], 2)[..., 0], 0.0)
 
 
 def value_and_grads(f, hidden, head):
@@ -40,10 +41,23 @@ def test_chunked_equals_naive_in_value_and_gradient(chunk):
 )
 def test_mesh_equals_one_device(sizes):
     hidden, head, targets, mask = inputs()
-    mesh = make_mesh(sizes)
+    mesh = make_mesh(sizes) if sizes else None
     ours = value_and_grads(lambda h, w: token_logps(h, w, targets, mask, chunk=16, mesh=mesh), hidden, head)
     theirs = value_and_grads(lambda h, w: naive(h, w, targets, mask), hidden, head)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_blocks_of_the_vocabulary_change_nothing(monkeypatch, sizes):
+    monkeypatch.setattr(logps, "_BLOCK", 7)
+    assert logps.block_count(V) == 8
+    assert logps.block_count(V // 2) == 4
+    test_mesh_equals_one_device(sizes)
+
+
+@pytest.mark.parametrize(("vocab", "count"), [(151936, 8), (152064, 8), (151936 // 4, 2), (2048, 1), (104729, 1)])
+def test_qwen_vocabularies_are_cut_evenly_and_a_prime_one_not_at_all(vocab, count):
+    assert logps.block_count(vocab) == count
 
 
 def test_head_gradient_is_accumulated_in_float32():
@@ -73,7 +87,7 @@ def test_large_logits_at_tokens_that_do_not_count_are_harmless():
 
 
 def test_response_logps_sums_by_slot_and_ignores_minus_one():
-    logps = jnp.array([[-1.0, -2.0, -4.0, -8.0]])
-    total, count = response_logps(logps, jnp.array([[1, -1, 1, 0]]), 3)
+    values = jnp.array([[-1.0, -2.0, -4.0, -8.0]])
+    total, count = response_logps(values, jnp.array([[1, -1, 1, 0]]), 3)
     np.testing.assert_array_equal(total, [-8.0, -5.0, 0.0])
     np.testing.assert_array_equal(count, [1.0, 2.0, 0.0])
