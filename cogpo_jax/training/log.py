@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cogpo_jax.atomic import write_atomic
+from cogpo_jax.data.plan import StepPlan
+from cogpo_jax.data.tokens import TokenizedData
+from cogpo_jax.objective import metrics
 
 
 def truncate_after(path: Path, step: int) -> int:
@@ -61,3 +64,32 @@ class MetricsLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def step_record(
+    step: StepPlan, sums: Any, grad_norm: float, learning_rate: float, seconds: float, data: TokenizedData
+) -> dict[str, Any]:
+    """The metrics line of a step: loss (mean over pair weight or response tokens), counts, speed, means by gap."""
+    micro = step.micro_batches
+    tokens = sum(m.tokens for m in micro)
+    responses = [p.response for m in micro for p in m.placements]
+    means = metrics.finish({name: gaps for name, gaps in sums.items() if name not in ("objective", "nll")})
+    means["pair_loss"] = means.pop("loss", {})
+    weight = float(sums["nll"]["all"][1] if "nll" in sums else sums["loss"]["all"][1])
+    return {
+        "step": step.step + 1,
+        "epoch": step.epoch,
+        "loss": float(sums["objective"]["all"][0]) / weight,
+        "pairs": sum(len(m.pairs) for m in micro),
+        "groups": len(step.groups),
+        "responses": len(responses),
+        "tokens": tokens,
+        "response_tokens": int(data.counted_lengths[responses].sum()),
+        "micro_batches": len(micro),
+        "fill": tokens / sum(m.shape.tokens for m in micro),
+        "learning_rate": learning_rate,
+        "grad_norm": grad_norm,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        **{name: gaps for name, gaps in means.items() if gaps},
+    }

@@ -133,8 +133,8 @@ def zero_metrics(settings: StepSettings) -> Metrics:
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """The jitted programs of a run on a mesh; `accumulate` and `apply` donate what they replace (apply: no output is shaped like
-    the stacked gradients)."""
+    """The jitted programs of a run on a mesh. `accumulate` and `apply` donate what they replace; nothing that `apply`
+    returns is shaped like the stacked gradients."""
 
     accumulate: Any  # (params, gradients, metrics, batch, normalizer) -> (gradients, metrics)
     apply: Any  # (params, opt_state, gradients, step) -> (params, opt_state, norm)

@@ -1,0 +1,192 @@
+"""All of a run that does not change while it trains: data, plan, mesh, programs, the files that say which run it is."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import config_dict
+
+from cogpo_jax import text
+from cogpo_jax.atomic import write_json
+from cogpo_jax.data.plan import EpochPlan, default_shapes
+from cogpo_jax.data.tokens import TokenizedData, length_summary, load_tokens
+from cogpo_jax.errors import UserError
+from cogpo_jax.objective.cogpo import PreferenceOptions
+from cogpo_jax.progress import Bar, say
+from cogpo_jax.sharding import make_mesh, param_shardings, row_shards
+from cogpo_jax.student.model import ForwardOptions, abstract_params
+from cogpo_jax.training import settings
+from cogpo_jax.training.checkpoint import with_shardings
+from cogpo_jax.training.initial import STUDENT_FILE, TOKENIZER_FOLDER, Initial
+from cogpo_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from cogpo_jax.training.step import Programs, StepSettings, make_programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What `prepare` made of a config and a workdir on this process."""
+
+    config: config_dict.ConfigDict
+    workdir: Path
+    initial: Initial
+    mesh: Mesh
+    tokenizer: Any
+    data: TokenizedData
+    plan: EpochPlan
+    total_steps: int
+    betas: dict[str, float] | None  # by gap; None for SFT
+    settings: StepSettings
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    abstract: dict[str, Any]  # params and opt_state as ShapeDtypeStructs with shardings
+    programs: Programs
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return jax.process_index() == 0
+
+    def held_out(self) -> tuple[TokenizedData, EpochPlan]:
+        """The records of config.eval as ids, and the plan that scores them all once, in order."""
+        config = self.config
+        data = _tokens(config, config.eval.data, config.eval.split, self.tokenizer, self.workdir, self.main)
+        return data, _plan(config, data, self.mesh, shuffle=False)
+
+    def score_program(self, plan: EpochPlan) -> Any:
+        """The score program for micro-batches of `plan`."""
+        if plan.max_slots == self.settings.max_slots:
+            return self.programs.score
+        other = dataclasses.replace(self.settings, max_slots=plan.max_slots)
+        return make_programs(other, self.optimizer, self.abstract["params"], self.abstract["opt_state"]).score
+
+
+def prepare(config: config_dict.ConfigDict, workdir: Path, initial: Initial) -> Setup:
+    """Reads the data, plans the epochs, writes the run's files. Raises UserError before anything is compiled."""
+    mesh = make_mesh(config.mesh.to_dict())
+    tokenizer = text.load_tokenizer(initial.tokenizer_folder)
+    if len(tokenizer) > initial.student.vocab_size:
+        raise UserError(
+            f"tokenizer: {initial.tokenizer_folder}: has {len(tokenizer)} tokens, "
+            f"the student's vocab_size is {initial.student.vocab_size}; must not be more"
+        )
+    data = _tokens(config, config.data, "train", tokenizer, workdir, jax.process_index() == 0)
+    plan = _plan(config, data, mesh, shuffle=True)
+    schedule_steps = config.epochs * plan.steps_per_epoch or config.max_steps
+    total_steps = min(schedule_steps, config.max_steps or schedule_steps)
+    _write_run_files(config, workdir, initial, data, plan, total_steps)
+    step_settings = StepSettings(
+        student=initial.student,
+        forward=ForwardOptions(config.compute_dtype, _attention(config.attention), config.remat, mesh),
+        objective=config.objective,
+        loss=PreferenceOptions(**config.loss.to_dict()),
+        logits_chunk=config.logits_chunk,
+        max_slots=plan.max_slots,
+    )
+    optimizer = make_optimizer(config.optimizer, schedule_steps)
+    params = abstract_params(initial.student, config.param_dtype)
+    abstract = {"params": params, "opt_state": jax.eval_shape(optimizer.init, as_float32(params))}
+    return Setup(
+        config=config,
+        workdir=workdir,
+        initial=initial,
+        mesh=mesh,
+        tokenizer=tokenizer,
+        data=data,
+        plan=plan,
+        total_steps=total_steps,
+        betas=None if config.objective == "sft" else settings.beta_by_gap(config),
+        settings=step_settings,
+        optimizer=optimizer,
+        learning_rate=learning_rate_schedule(config.optimizer, schedule_steps),
+        abstract={name: with_shardings(tree, param_shardings(mesh, tree)) for name, tree in abstract.items()},
+        programs=make_programs(step_settings, optimizer, params, abstract["opt_state"]),
+    )
+
+
+def as_float32(params: Any) -> Any:
+    """Parameters as the optimizer sees them."""
+    return jax.tree.map(
+        lambda p: (
+            jax.ShapeDtypeStruct(p.shape, jnp.float32) if isinstance(p, jax.ShapeDtypeStruct) else p.astype(jnp.float32)
+        ),
+        params,
+    )
+
+
+def _tokens(
+    config: config_dict.ConfigDict, folder: str, split: str, tokenizer: Any, workdir: Path, main: bool
+) -> TokenizedData:
+    cache = config.token_cache.dir or workdir / "token_cache"
+    with Bar(f"tokenising {split}", 1, quiet=not main) as bar:
+        return load_tokens(folder, split, config.objective, tokenizer, settings.text_format(config), cache, bar.at)
+
+
+def _plan(config: config_dict.ConfigDict, data: TokenizedData, mesh: Mesh, *, shuffle: bool) -> EpochPlan:
+    shards = row_shards(mesh)
+    shapes = default_shapes(config.rows.per_device * shards, config.rows.length, shards)
+    return EpochPlan(
+        data.lengths,
+        data.response_offsets,
+        data.pair_offsets,
+        data.chosen,
+        data.rejected,
+        groups_per_step=config.batch.groups,
+        shapes=shapes[: config.rows.shapes],
+        seed=config.seed,
+        pairwise=config.objective != "sft",
+        shuffle=shuffle,
+    )
+
+
+def _write_run_files(
+    config: config_dict.ConfigDict,
+    workdir: Path,
+    initial: Initial,
+    data: TokenizedData,
+    plan: EpochPlan,
+    total_steps: int,
+) -> None:
+    """What says which run this workdir is; refuses records that changed since it began."""
+    path = workdir / "plan.json"
+    if path.is_file() and (old := json.loads(path.read_text())["data_digest"]) != data.digest:
+        raise UserError(
+            f"data: {config.data}: changed since this run began (digest {old[:12]} then, {data.digest[:12]} now); "
+            "take a new workdir"
+        )
+    if jax.process_index() != 0:
+        return
+    dropped = {reason: count for reason, count in plan.drops.items() if count}
+    described = {
+        "data_digest": data.digest,
+        "lengths": length_summary(data),
+        "groups": len(plan.groups),
+        "dropped": dropped,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "total_steps": total_steps,
+        "shapes": [[s.rows, s.length] for s in plan.shapes],
+    }
+    write_json(path, described)
+    write_json(workdir / "config.json", config.to_dict())
+    write_json(workdir / STUDENT_FILE, initial.student.to_hf())
+    own = workdir / TOKENIZER_FOLDER
+    if not own.is_dir():
+        staging = own.with_name(f".{own.name}.new")
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.copytree(initial.tokenizer_folder, staging, ignore=_not_tokenizer)
+        staging.rename(own)
+    say(f"{len(plan.groups)} groups, {total_steps} steps; dropped: {dropped or 'nothing'}")
+
+
+def _attention(name: str) -> str:
+    return {"tpu": "splash", "gpu": "gpu"}.get(jax.default_backend(), "xla") if name == "auto" else name
+
+
+def _not_tokenizer(folder: str, names: list[str]) -> list[str]:
+    kept = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "generation_config")
+    return [name for name in names if not name.startswith(kept)]
