@@ -38,13 +38,14 @@ class Feed:
         """tokens, targets, segment_ids, positions, slots: [rows, length] int32, split over the mesh's row axes."""
         sharding = row_sharding(self._mesh)
         shape = (micro.shape.rows, micro.shape.length)
-        spans = {index[0].indices(shape[0])[:2] for index in sharding.addressable_devices_indices_map(shape).values()}
+        indices = sharding.addressable_devices_indices_map(shape).values()
+        spans = {index[0].indices(shape[0])[:2] for index in indices if index is not None}
         mine = sorted({row for start, stop in spans for row in range(start, stop)})
         local = {row: i for i, row in enumerate(mine)}
         arrays = pack_rows(micro, self._data.sequence, mine)
 
         def place(array: np.ndarray) -> jax.Array:
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:
                 start, stop, _ = index[0].indices(shape[0])
                 return array[local[start] : local[start] + stop - start]
 
@@ -67,7 +68,7 @@ class Feed:
             reference=None if self._reference is None else lambda r: float(self._reference[r]),  # type: ignore[index]
         )
         whole = replicated(self._mesh)
-        put = {k: jax.make_array_from_callback(v.shape, whole, lambda i, v=v: v[i]) for k, v in pairs.items()}
+        put = {name: jax.make_array_from_callback(x.shape, whole, x.__getitem__) for name, x in pairs.items()}
         return self.rows(micro) | put
 
     def normalizer(self, micro: MicroBatch) -> float:

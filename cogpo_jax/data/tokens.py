@@ -267,8 +267,7 @@ def _save_part(part: dict[str, Any], path: Path) -> None:
 def _load_part(path: Path) -> dict[str, Any]:
     part: dict[str, Any] = {"names": json.loads((path / "names.json").read_text())}
     for name in [n for n, _ in _FIELDS] + ["digests"]:
-        mode = "r" if name in ("tokens", "counted") else None
-        part[name] = np.load(path / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
+        part[name] = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     return part
 
 

@@ -66,7 +66,7 @@ class Checkpoints:
         Raises UserError where no checkpoint can be used, naming what is wrong with each.
         """
         candidates = [step] if step is not None else self.steps()[::-1]
-        faults = []
+        faults: list[str] = []
         for candidate in candidates:
             try:
                 items, meta = self._restore(candidate, abstract)

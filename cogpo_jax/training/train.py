@@ -170,10 +170,11 @@ class Run:
         self.bar.at(record["step"], note=f"loss {record['loss']:.4f}, {record['tokens_per_second']:.0f} tok/s")
         if not np.isfinite([record["loss"], record["grad_norm"]]).all():
             names = [setup.data.names[g] for g in step.groups]
-            good = self.checkpoints.steps()[-1:] or ["none"]
+            saved = self.checkpoints.steps()
             raise RunError(
                 f"step {record['step']}: loss {record['loss']}, gradient norm {record['grad_norm']}: not finite; "
-                f"groups {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}; last good checkpoint: step {good[0]}"
+                f"groups {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}; last good checkpoint: "
+                f"{f'step {saved[-1]}' if saved else 'none'}"
             )
 
     def _evaluate(self) -> dict[str, Any]:
