@@ -1,0 +1,152 @@
+"""Log-probs of a file's responses under a student: rows {prompt, response} -> the same rows with `logp` and `tokens`.
+
+The numbers come from the training code path: text, packed rows, token-chunked log-probs. The file is streamed in
+windows, so that memory does not grow with it.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from cogpo_jax import text
+from cogpo_jax.atomic import atomic_file
+from cogpo_jax.data.feed import Feed
+from cogpo_jax.data.plan import EpochPlan, default_shapes
+from cogpo_jax.data.tokens import TokenizedData, tokenize_records
+from cogpo_jax.errors import RunError, UserError
+from cogpo_jax.objective.cogpo import PreferenceOptions
+from cogpo_jax.progress import Bar
+from cogpo_jax.prompt_rows import check_rows, read_rows, windows
+from cogpo_jax.records import Group, Response
+from cogpo_jax.sharding import make_mesh, replicated, row_shards
+from cogpo_jax.student.attention import default_backend
+from cogpo_jax.student.model import ForwardOptions
+from cogpo_jax.student.weights import from_hf
+from cogpo_jax.training.scoring import score_all
+from cogpo_jax.training.step import StepSettings, score
+
+_FIELDS = ("prompt", "response")
+_SHORTEST_ROW = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions:
+    """How to score. Zeros and empty strings: chosen from the data, the model and the platform."""
+
+    row_length: int = 0  # tokens of a row; 0: as long as a window's longest response needs (a power of two)
+    batch_tokens: int = 16_384  # tokens of a micro-batch per device (at least one row)
+    window: int = 1024  # rows of the file that are packed together
+    compute_dtype: str = ""  # float32 | bfloat16; empty: float32 on a CPU, bfloat16 elsewhere
+    param_dtype: str = ""  # empty: the compute dtype
+    tensor: int = 1  # devices over which heads and vocabulary are split; the others split rows
+    text_format: text.TextFormat = dataclasses.field(default_factory=text.TextFormat)
+
+    def __post_init__(self) -> None:
+        for field, low in (("row_length", 0), ("batch_tokens", 1), ("window", 1), ("tensor", 1)):
+            if getattr(self, field) < low:
+                raise UserError(f"--{field}: {getattr(self, field)}: must be at least {low}")
+
+
+def score_file(model: str, source: str, output: str, options: ScoreOptions) -> dict[str, Any]:
+    """Scores every row of `source` with the student of the folder `model`; writes `output`, in order, whole.
+
+    A response that does not fit a row (prompt included) is not cut: its `logp` and `tokens` are null and `reason` says
+    why. Returns counts and times. Raises UserError for bad input, before any work.
+    """
+    total = check_rows(source, _FIELDS)
+    tokenizer = text.load_tokenizer(model)
+    scorer = _Scorer(model, tokenizer, options)
+    started, done, scored, tokens = time.monotonic(), 0, 0, 0
+    with atomic_file(output) as out, Bar("scoring", total) as bar:
+        for rows in windows(read_rows(source, _FIELDS), options.window):
+            for row, result in zip(rows, scorer(rows), strict=True):
+                out.write((json.dumps({**row, **result}, ensure_ascii=False) + "\n").encode("utf-8"))
+                scored += result["logp"] is not None
+                tokens += result["tokens"] or 0
+            done += len(rows)
+            bar.at(done, note=f"{tokens} response tokens")
+    seconds = round(time.monotonic() - started, 3)
+    return {"rows": total, "scored": scored, "too_long": total - scored, "tokens": tokens, "seconds": seconds}
+
+
+class _Scorer:
+    """The student on a mesh and its compiled programs, one per row length."""
+
+    def __init__(self, model: str, tokenizer: Any, options: ScoreOptions):
+        self._options, self._tokenizer = options, tokenizer
+        compute = options.compute_dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        self._mesh = make_mesh({"fsdp": -1, "tensor": options.tensor})
+        forward = ForwardOptions(compute, default_backend(), "none", self._mesh)
+        config, _, self._params = from_hf(model, self._mesh, options.param_dtype or compute)
+        self._longest = options.row_length or config.max_position_embeddings
+        # The program is compiled for any window: max_slots bounds the responses of a micro-batch.
+        settings = StepSettings(config, forward, "sft", PreferenceOptions(), 512, options.window)
+        self._program = jax.jit(functools.partial(score, settings=settings), out_shardings=replicated(self._mesh))
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        data = tokenize_records((_group(i, row) for i, row in enumerate(rows)), self._tokenizer, self._format)
+        lengths = data.lengths
+        logps, counts = self._score(data)
+        for length, logp, count in zip(lengths.tolist(), logps.tolist(), counts.tolist(), strict=True):
+            if length > self._longest:
+                reason = f"{length} tokens with the prompt, a row has {self._longest}"
+                yield {"logp": None, "tokens": None, "reason": reason}
+            elif not np.isfinite(logp):
+                raise RunError(f"logp: {logp}: not finite; the weights are damaged")
+            else:
+                yield {"logp": logp, "tokens": count}
+
+    @property
+    def _format(self) -> text.TextFormat:
+        return self._options.text_format
+
+    def _score(self, data: TokenizedData) -> tuple[np.ndarray, np.ndarray]:
+        """(log-probs, token counts) per response; NaN and 0 where it is too long."""
+        fitting = data.lengths[data.lengths <= self._longest]
+        if not len(fitting):
+            return np.full(len(data.lengths), np.nan), np.zeros(len(data.lengths), np.int64)
+        plan = self._plan(data, self._options.row_length or _row_length(int(fitting.max()), self._longest))
+        feed = Feed(data, plan, self._mesh, slots=self._options.window)
+        return score_all(self._program, self._params, data, plan, feed)
+
+    def _plan(self, data: TokenizedData, row_length: int) -> EpochPlan:
+        shards = row_shards(self._mesh)
+        rows = max(1, self._options.batch_tokens // row_length) * shards
+        return EpochPlan(
+            data.lengths,
+            data.response_offsets,
+            data.pair_offsets,
+            data.chosen,
+            data.rejected,
+            groups_per_step=self._options.window,
+            shapes=default_shapes(rows, row_length, shards),
+            seed=0,
+            pairwise=False,
+            shuffle=False,
+        )
+
+
+def _row_length(longest: int, limit: int) -> int:
+    """The smallest power of two (at least 256) that holds `longest` tokens: few lengths, so few compilations."""
+    return min(max(_SHORTEST_ROW, 1 << (longest - 1).bit_length()), limit)
+
+
+def _group(index: int, row: dict[str, Any]) -> Group:
+    response = Response(
+        id="", parent="", origin="imported", model="", thought="", solution="", text=row["response"], kind="unknown",
+        certificate="",
+    )  # fmt: skip
+    return Group(
+        problem_id=str(index),
+        system=row.get("system", ""),
+        prompt=row["prompt"],
+        answer="",
+        responses=(response,),
+        pairs=(),
+    )
