@@ -33,7 +33,8 @@ def attention(
     if mesh is not None and mesh.size > 1:
         heads, kv_heads, rows = spec("rows", None, "heads", None), spec("rows", None, "kv_heads", None), spec("rows")
         kernel = shard(kernel, mesh, (heads, kv_heads, kv_heads, rows, rows), heads)
-    return checkpoint_name(kernel(q, k, v, segment_ids, positions), "attention")
+    with jax.named_scope("attention"):  # profiles and `training.flops` find it by this name
+        return checkpoint_name(kernel(q, k, v, segment_ids, positions), "attention")
 
 
 def default_backend() -> str:
