@@ -20,7 +20,8 @@ class PreferenceOptions:
     label_smoothing: probability that a label is flipped (cDPO: Mitchell 2023, "A note on DPO with noisy preferences").
     nll_weight: weight of the chosen response's mean NLL per token (RPO: Pang et al. 2024, arXiv 2404.19733).
     length_normalized: log-ratios divided by their token counts (SimPO's and DPO-norm's average: arXiv 2405.14734).
-    length_penalty: alpha of R-DPO's alpha * (tokens chosen - tokens rejected) margin (Park et al., arXiv 2403.19159).
+    length_penalty: alpha of R-DPO (Park et al. 2024, arXiv 2403.19159): alpha * (tokens chosen - tokens rejected) is
+        added to the logit, so that a chosen response that is only longer has less left to teach.
     displacement_penalty: lambda of DPOP's max(0, -chosen log-ratio) (Pal et al. 2024, "Smaug", arXiv 2402.13228).
     """
 
@@ -51,6 +52,9 @@ def cogpo_loss(
     gap: index into `metrics.GAPS` per pair, for metrics; tokens: response lengths, needed by the options with length.
     normalizer: divides the weighted sum instead of sum(weight), so that micro-batches add up to one batch.
     Returns (loss, metrics), metrics as (sum, weight) per gap. A pair of weight 0 adds nothing, even where it is NaN.
+    `margin` and the log-ratios are in nats per response without beta, the rewards with it. `kl` estimates
+    KL(policy || reference), nats per response, as the mean of logratio^2 / 2 over both sides (k2 of Schulman 2020,
+    "Approximating KL divergence"); the responses are the data's, not the policy's: it holds near the reference.
     """
     weight = jnp.ones(chosen.shape, jnp.float32) if weight is None else weight.astype(jnp.float32)
     beta = jnp.broadcast_to(jnp.asarray(beta, jnp.float32), chosen.shape)
@@ -58,28 +62,35 @@ def cogpo_loss(
     logratio = (policy_logps - reference_logps).astype(jnp.float32)
     counts = jnp.ones_like(logratio) if tokens is None else jnp.maximum(tokens, 1.0)
 
+    def of(values: Array, side: Array) -> Array:
+        # Masked before the arithmetic: a NaN that is masked only after it still has a NaN gradient.
+        return jnp.where(weight > 0, values[side], 0.0)
+
     scored = logratio / counts if options.length_normalized else logratio
-    margin = scored[chosen] - scored[rejected]
-    shifted = margin - options.displacement_penalty * jax.nn.relu(-scored[chosen])
-    logits = beta * shifted - options.length_penalty * (counts[chosen] - counts[rejected])
+    margin = of(scored, chosen) - of(scored, rejected)
+    longer = of(counts, chosen) - of(counts, rejected)
+    shifted = margin - options.displacement_penalty * jax.nn.relu(-of(scored, chosen))
+    logits = beta * shifted + options.length_penalty * longer
     eps = options.label_smoothing
     loss = -(1 - eps) * jax.nn.log_sigmoid(logits) - eps * jax.nn.log_sigmoid(-logits)
-    loss = loss - options.nll_weight * policy_logps[chosen] / counts[chosen]
+    loss = loss - options.nll_weight * of(policy_logps / counts, chosen)
 
     total = jnp.maximum(weight.sum(), 1e-9) if normalizer is None else normalizer
-    value = jnp.where(weight > 0, weight * loss, 0.0).sum() / total
-    raw_margin = logratio[chosen] - logratio[rejected]
+    value = (weight * loss).sum() / total
+    chosen_logratio, rejected_logratio = of(logratio, chosen), of(logratio, rejected)
+    raw_margin = chosen_logratio - rejected_logratio
     metrics = by_gap(
         {
             "loss": loss,
             "margin": raw_margin,
             "accuracy": jnp.where(raw_margin == 0, 0.5, (raw_margin > 0).astype(jnp.float32)),
             "reward_margin": beta * raw_margin,
-            "chosen_reward": beta * logratio[chosen],
-            "rejected_reward": beta * logratio[rejected],
-            "chosen_logratio": logratio[chosen],
-            "rejected_logratio": logratio[rejected],
-            **correlation_terms("reward_length", beta * raw_margin, counts[chosen] - counts[rejected]),
+            "chosen_reward": beta * chosen_logratio,
+            "rejected_reward": beta * rejected_logratio,
+            "chosen_logratio": chosen_logratio,
+            "rejected_logratio": rejected_logratio,
+            "kl": (jnp.square(chosen_logratio) + jnp.square(rejected_logratio)) / 4,
+            **correlation_terms("reward_length", beta * raw_margin, longer),
         },
         gap,
         weight,
