@@ -24,6 +24,9 @@ def get_config() -> config_dict.ConfigDict:
     c.pool.recordings = "examples/math_cots/recordings.jsonl"  # recorded: the file of answers
     c.pool.model = "recorded"  # the model's name; part of every call's key
     c.pool.tokenizer = ""  # sglang: tokenizer folder that renders prompts, the server's own
+    c.pool.weights = ""  # sglang: the weight version that the server must have; empty: any
+    c.pool.context = 0  # sglang: tokens of context, prompt and answer; 0 = the server's
+    c.pool.api_key = ""  # openai: name of the environment variable that holds the key
     c.pool.concurrency = 64  # most requests in flight
     c.pool.timeout = 600.0  # seconds a call may take
     c.pool.retries = 8  # per call, on errors of server or network
@@ -32,7 +35,7 @@ def get_config() -> config_dict.ConfigDict:
     c.sampling.temperature = 0.7
     c.sampling.top_p = 0.95
     c.sampling.max_tokens = 4096  # output tokens a call
-    c.agents = config_dict.ConfigDict()  # own model or sampling of an agent, e.g. agents.critic.temperature
+    c.agents = config_dict.ConfigDict()  # own model, url, tokenizer, temperature, ... of an agent
 
     c.max_rounds = 3  # rethinks of a problem before it is dropped
     c.recritique = False  # whether a rewrite must be judged medium again

@@ -53,8 +53,8 @@ class Critique:
 
 def read_answer(ask: Ask[T], answer: Answer) -> T:
     """The agent's reading of a finished call; UnusableError where the call was cut off, empty or does not parse."""
-    if answer.finish_reason == "length":
-        raise UnusableError("length")
+    if answer.finish_reason != "stop":
+        raise UnusableError(answer.finish_reason)
     if not answer.text.strip():
         raise UnusableError("empty")
     return ask.read(answer.text)
@@ -72,7 +72,7 @@ class Agents:
 
     def solve(self, problem: str, problem_id: str, attempt: int) -> Ask[str]:
         """A chain of thought for a problem that has none (or a wrong one)."""
-        return Ask(self._request("solver", {"problem": problem}, problem_id, attempt), _read_cot)
+        return Ask(self._request("solver", {"problem": problem}, problem_id, attempt), _read_solution)
 
     def critique(self, problem: str, cot: str, problem_id: str) -> Ask[Critique]:
         """easy, medium or hard for the student."""
@@ -137,12 +137,24 @@ _CRITIC_SCHEMA = _schema(reason={"type": "string", "maxLength": 400}, label={"en
 _JUDGE_SCHEMA = _schema(verdict={"enum": ["same", "different", "unsure"]})
 
 
+def _spoken(text: str) -> str:
+    """What a reasoning model says after its thought; the whole text of one that does not think aloud."""
+    return text.rpartition("</think>")[2].strip()
+
+
 def _read_text(text: str) -> str:
-    return text.strip()
+    return _spoken(text)
 
 
 def _read_cot(text: str) -> str:
-    text = text.strip()
+    return _long_enough(_spoken(text))
+
+
+def _read_solution(text: str) -> str:
+    return _long_enough(text.strip())  # the thought is the solution: kept
+
+
+def _long_enough(text: str) -> str:
     if len(text) < MIN_CHARACTERS:
         raise UnusableError("too short")
     return text
@@ -165,7 +177,7 @@ def _read_verdict(text: str) -> str:
 
 def _object(text: str) -> dict[str, Any]:
     """The one JSON object in an answer; a thought before it or a code fence around it is let pass."""
-    body = text.rpartition("</think>")[2].strip()
+    body = _spoken(text)
     if body.startswith("```"):
         body = body.strip("`").removeprefix("json").strip()
     try:

@@ -15,6 +15,7 @@ from crv.export import count_calls, export, gaps_of, outcome_row, summarise
 from crv.ledger import Ledger
 from crv.loop import Outcome, run_problem
 from crv.options import Options, claim_workdir
+from crv.pool.agents import AgentPools
 from crv.pool.base import Answer, Pool, PoolError, Request
 from crv.pool.recorded import RecordedPool
 from crv.problems import Problem, check_input, read_problems
@@ -51,8 +52,10 @@ def run(options: Options, workdir: str | Path, pool: Pool | None = None) -> dict
 
 
 def open_pool(options: Options) -> Pool:
-    """The pool that the config names."""
-    return RecordedPool(options.pool["recordings"])
+    """The pool that the config names; one client for each server and model that some agent has of its own."""
+    if options.pool["kind"] == "recorded":
+        return RecordedPool(options.pool["recordings"])
+    return AgentPools(options)
 
 
 async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dict[str, Any]:
@@ -67,6 +70,7 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dic
         compare = ladder(_recorded_compare(ledger, workers))
         with Progress(total, ledger.counts("state")) as progress:
             try:
+                await pool.start()
                 await _all(
                     _pending(ledger, options),
                     options.problems_in_flight,
@@ -86,7 +90,13 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dic
             **(summary := summarise(ledger)),
         }
         await asyncio.to_thread(export, ledger, options, workdir, info)
-        return {**summary, "calls": count_calls(ledger), "asked_now": calls.asked, "workdir": str(workdir)}
+        return {
+            **summary,
+            "calls": count_calls(ledger),
+            "asked_now": calls.asked,
+            "pool": pool.statistics(),
+            "workdir": str(workdir),
+        }
 
 
 async def _all(

@@ -13,7 +13,7 @@ from cogpo_jax.records import Response
 from crv.agents import Agents, Ask, UnusableError, read_answer
 from crv.cot import split_cot
 from crv.options import Options
-from crv.pool.base import Answer, Request
+from crv.pool.base import PROMPT_TOO_LONG, Answer, Request
 from crv.problems import Problem
 from crv.verify import grade
 from crv.verify.certificate import CORRECT, INCORRECT, UNKNOWN, Certificate, Compare, certify
@@ -70,6 +70,8 @@ class _Walk:
                 failure = str(error)
                 longer = longer or failure == "length"
                 self.tell(asked.request.agent, attempt=asked.request.attempt, unusable=failure)
+                if failure == PROMPT_TOO_LONG:
+                    break  # it would be as long the next time
         return None, replace(answer, text="", finish_reason=failure)
 
     def tell(self, step: str, **what: Any) -> None:

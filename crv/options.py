@@ -10,7 +10,16 @@ from cogpo_jax.errors import UserError
 from crv.pool.base import Sampling
 
 # Fields that may change between two starts of one run: they say where and how fast, not what.
-_FREE = ("pool.url", "pool.concurrency", "pool.timeout", "pool.retries", "problems_in_flight", "grader.workers")
+# Agents' own servers (agents.NAME.url) as well.
+_FREE = (
+    "pool.url",
+    "pool.concurrency",
+    "pool.timeout",
+    "pool.retries",
+    "pool.api_key",
+    "problems_in_flight",
+    "grader.workers",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Options:
     pool: Mapping[str, Any]
     models: Mapping[str, str]
     samplings: Mapping[str, Sampling]
+    own: Mapping[str, Mapping[str, str]]  # agent -> its own model, url, tokenizer
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Options":
@@ -47,7 +57,11 @@ class Options:
             "kind": c.choice("pool.kind", ("recorded", "sglang", "openai")),
             "url": c.text("pool.url"),
             "recordings": c.text("pool.recordings"),
+            "model": c.text("pool.model"),
             "tokenizer": c.text("pool.tokenizer"),
+            "weights": c.text("pool.weights"),
+            "context": c.integer("pool.context", 0),
+            "api_key": c.text("pool.api_key"),
             "concurrency": c.integer("pool.concurrency", 1),
             "timeout": c.number("pool.timeout", 0.001),
             "retries": c.integer("pool.retries", 0),
@@ -58,7 +72,7 @@ class Options:
             raise UserError(
                 f"pool.url: {pool['url']!r}: pool.kind {pool['kind']} needs a URL such as http://localhost:30000"
             )
-        models, samplings = _agents(c)
+        models, samplings, own = _agents(c)
         options = cls(
             input=c.text("input"),
             limit=c.integer("limit", 0),
@@ -81,6 +95,7 @@ class Options:
             pool=pool,
             models=models,
             samplings=samplings,
+            own=own,
         )
         c.refuse_unknown()
         if options.blind_needed > options.blind_asked:
@@ -95,7 +110,11 @@ class Options:
         """The fields that decide what comes out, flat, as JSON values: what a workdir belongs to."""
         flat = json.loads(json.dumps(_flatten(asdict(self))))
         flat = {name.replace("grader_", "grader."): value for name, value in flat.items()}
-        return {name: value for name, value in sorted(flat.items()) if name not in _FREE}
+        return {
+            name: value
+            for name, value in sorted(flat.items())
+            if name not in _FREE and not (name.startswith("own.") and name.endswith(".url"))
+        }
 
 
 def claim_workdir(workdir: Path, options: Options) -> None:
@@ -119,18 +138,20 @@ def claim_workdir(workdir: Path, options: Options) -> None:
         raise UserError(f"workdir: {workdir}: belongs to another config; differing: {', '.join(differing)}")
 
 
-def _agents(c: "_Checked") -> tuple[dict[str, str], dict[str, Sampling]]:
+def _agents(c: "_Checked") -> tuple[dict[str, str], dict[str, Sampling], dict[str, dict[str, str]]]:
     """The default model and sampling under "", and those of the agents that have their own (`agents.NAME.field`)."""
     from crv.prompts import AGENTS
 
+    own: dict[str, dict[str, str]] = {}
     models, samplings = {"": c.text("pool.model")}, {"": _sampling(c, "sampling", Sampling())}
     for agent in c.names("agents"):
         if agent not in AGENTS:
             raise UserError(f"agents.{agent}: no such agent; there are {', '.join(AGENTS)}")
-        if c.has(f"agents.{agent}.model"):
-            models[agent] = c.text(f"agents.{agent}.model")
+        own[agent] = {name: c.text(f"agents.{agent}.{name}") for name in _OWN if c.has(f"agents.{agent}.{name}")}
+        if "model" in own[agent]:
+            models[agent] = own[agent]["model"]
         samplings[agent] = _sampling(c, f"agents.{agent}", samplings[""])
-    return models, samplings
+    return models, samplings, {agent: fields for agent, fields in own.items() if fields}
 
 
 def _sampling(c: "_Checked", prefix: str, default: Sampling) -> Sampling:
@@ -139,6 +160,9 @@ def _sampling(c: "_Checked", prefix: str, default: Sampling) -> Sampling:
         top_p=c.number(f"{prefix}.top_p", 0.0, default.top_p),
         max_tokens=c.integer(f"{prefix}.max_tokens", 1, default.max_tokens),
     )
+
+
+_OWN = ("model", "url", "tokenizer")
 
 
 class _Checked:

@@ -57,7 +57,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished call. `finish_reason`: stop | length; token counts are 0 where the pool does not know them."""
+    """A finished call. `finish_reason`: stop | length | prompt_too_long | failed; unknown token counts are 0."""
 
     text: str
     finish_reason: str = "stop"
@@ -72,6 +72,10 @@ class Answer:
 class Pool(Protocol):
     """Answers requests; safe to call concurrently."""
 
+    async def start(self) -> None:
+        """Makes sure that the servers are what the config says; raises UserError or PoolError."""
+        ...
+
     async def generate(self, request: Request) -> Answer:
         """Answers one request, or raises PoolError when it cannot (after its own retries)."""
         ...
@@ -79,6 +83,13 @@ class Pool(Protocol):
     async def close(self) -> None:
         """Lets go of connections and processes."""
         ...
+
+    def statistics(self) -> dict[str, Any]:
+        """What a run's summary tells of the pool: calls sent, sent again and why."""
+        ...
+
+
+FAILED, PROMPT_TOO_LONG = "failed", "prompt_too_long"  # finish reasons of our own
 
 
 class PoolError(RuntimeError):

@@ -7,6 +7,7 @@ error that names it, not a guess.
 
 import json
 from pathlib import Path
+from typing import Any
 
 from cogpo_jax.errors import UserError
 from crv.pool.base import Answer, PoolError, Request
@@ -54,5 +55,12 @@ class RecordedPool:
                 f" (attempt {request.attempt}, {problem!r}...)"
             ) from None
 
+    async def start(self) -> None:
+        """Nothing to make sure of."""
+
     async def close(self) -> None:
         """Nothing to let go of."""
+
+    def statistics(self) -> dict[str, Any]:
+        """Nothing was sent anywhere."""
+        return {}

@@ -26,8 +26,14 @@ class ScriptedPool:
         answer = answers[place]
         return answer if isinstance(answer, Answer) else Answer(answer, model="m")
 
+    async def start(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
+
+    def statistics(self):
+        return {}
 
 
 def label(word: str) -> str:

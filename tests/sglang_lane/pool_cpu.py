@@ -1,0 +1,37 @@
+"""serve_pool on a machine without GPUs: two tiny random models in real SGLang servers (see server/README.md).
+
+The environment variables LANE_PYTHON and LANE_MODEL give the lane's interpreter and the model's folder.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def get_config():
+    spec = importlib.util.spec_from_file_location("serve_pool", HERE.parents[1] / "configs" / "serve_pool.py")
+    base = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(base)
+    c = base.get_config()
+    python = os.environ["LANE_PYTHON"]
+    c.model, c.served_name = os.environ["LANE_MODEL"], "student"
+    c.workers, c.gpus_per_worker, c.port = 2, 0, 30100
+    c.startup_seconds = 300.0
+    c.server_command = (python, "-W", "ignore", str(HERE / "server" / "serve.py"))
+    c.server_args = (
+        *c.server_args,
+        *("--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
+        *("--grammar-backend", "xgrammar", "--disable-overlap-schedule", "--max-total-tokens", "65536"),
+        "--skip-server-warmup",
+    )
+    c.router_command = (python, "-m", "sglang_router.launch_router")
+    c.router_args = ("--health-check-interval-secs", "2", "--health-failure-threshold", "2", "--disable-retries")
+    c.environment = {
+        "PYTHONPATH": str(HERE / "server" / "shim"),
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    return c
