@@ -56,12 +56,18 @@ class MicroBatch:
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """One optimizer step: its groups (indices), micro-batches, summed pair weight and counted response tokens."""
+    """One optimizer step: its groups (indices) and micro-batches.
+
+    split_groups: groups that no micro-batch can hold whole; repeated_responses: how often one of their responses goes
+    through the model once more.
+    """
 
     step: int
     epoch: int
     groups: np.ndarray
     micro_batches: tuple[MicroBatch, ...]
+    split_groups: int
+    repeated_responses: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +129,6 @@ class EpochPlan:
         self._chosen, self._rejected = chosen, rejected
         self.row_length = row_length or self.shapes[0].length
         self.drops: Counter[str] = Counter()
-        self.split_groups = 0
         self._kept_pairs = self._keep()
         self.groups = self._usable_groups()
         if not len(self.groups):
@@ -132,6 +137,7 @@ class EpochPlan:
                 f"the shortest response needs {int(self._lengths.min(initial=0))} tokens with its prompt"
             )
         self.max_slots, self.max_pairs = self._slot_bounds()
+        self.split_groups, self.repeated_responses = self._repeats()
 
     def _keep(self) -> np.ndarray:
         """Counts what is dropped and returns the mask of pairs that stay [P]."""
@@ -140,6 +146,11 @@ class EpochPlan:
         self.drops["response_longer_than_row"] = int((~fits).sum())
         kept = fits[self._chosen] & fits[self._rejected]
         self.drops["pair_lost_a_response"] = int((~kept).sum())
+        self.used = fits  # [R]: the responses that an epoch runs
+        if self.pairwise:
+            self.used = np.zeros(len(fits), bool)
+            self.used[self._chosen[kept]] = self.used[self._rejected[kept]] = True
+            self.drops["response_without_pair"] = int((fits & ~self.used).sum())
         full = self.shapes[0]
         if self.pairwise and full.rows == 1 and kept.any():
             together = self._needed(self._chosen) + self._needed(self._rejected)
@@ -174,6 +185,15 @@ class EpochPlan:
         slots = max(int(responses.max()), 2 * pairs)
         return slots * self.groups_per_step, pairs * self.groups_per_step
 
+    def _repeats(self) -> tuple[int, int]:
+        """(groups that are split, responses that are repeated) in an epoch."""
+        if not self.pairwise:
+            return 0, 0
+        # A response fits a row: as many rows as responses hold any group.
+        large = [g for g in self.groups if self._offsets[g + 1] - self._offsets[g] > self.shapes[0].rows]
+        split = [units for units in map(self._units, large) if len(units) > 1]
+        return len(split), sum(map(_repeated, split))
+
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self.groups) // self.groups_per_step)
@@ -189,8 +209,10 @@ class EpochPlan:
         """The plan of global step k (0-based), over as many epochs as asked for; O(1) in k."""
         epoch, index = divmod(k, self.steps_per_epoch)
         groups = self._order(epoch)[index * self.groups_per_step : (index + 1) * self.groups_per_step]
-        units = [unit for g in groups for unit in self._units(int(g))]
-        return StepPlan(k, epoch, groups, tuple(self._pack(units)))
+        by_group = [self._units(int(g)) for g in groups]
+        split = [units for units in by_group if self.pairwise and len(units) > 1]
+        packed = self._pack([unit for units in by_group for unit in units])
+        return StepPlan(k, epoch, groups, tuple(packed), len(split), sum(map(_repeated, split)))
 
     def _units(self, group: int) -> list[_Unit]:
         if not self.pairwise:
@@ -207,7 +229,6 @@ class EpochPlan:
                 units.append(self._unit_of_pairs(taken))
                 taken = []
             taken.append(p)
-        self.split_groups += 1
         return [*units, self._unit_of_pairs(taken)]
 
     def _unit_of_pairs(self, pairs: Sequence[int]) -> _Unit:
@@ -290,6 +311,12 @@ class EpochPlan:
             pairs += [(p, slots[int(self._chosen[p])], slots[int(self._rejected[p])]) for p in unit.pairs]
             first += len(unit.responses)
         return MicroBatch(shape, tuple(placements), tuple(pairs), int(used.sum()))
+
+
+def _repeated(units: Sequence[_Unit]) -> int:
+    """How many responses of a split group are there again, in another part of it."""
+    responses = [r for unit in units for r in unit.responses]
+    return len(responses) - len(set(responses))
 
 
 def _place(sizes: Sequence[int], free: np.ndarray) -> tuple[list[int], np.ndarray] | None:

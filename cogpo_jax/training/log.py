@@ -83,6 +83,7 @@ def step_record(
         "pairs": sum(len(m.pairs) for m in micro),
         "groups": len(step.groups),
         "responses": len(responses),
+        "repeated_responses": step.repeated_responses,
         "tokens": tokens,
         "response_tokens": int(data.counted_lengths[responses].sum()),
         "micro_batches": len(micro),

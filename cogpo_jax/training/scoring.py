@@ -49,6 +49,8 @@ def fill_reference(
     policy's at step 0, and CogPO starts at margins of exactly 0. `params()` loads the reference, only when needed.
     """
     known, _ = cache.lookup(data.digests)
+    if not np.isnan(known[plan.used]).any():  # planning an epoch only to find nothing missing would slow every resume
+        return known
     missing = [m for m in planned(plan, steps) if any(np.isnan(known[p.response]) for p in m.placements)]
     if not missing:
         return known

@@ -167,6 +167,8 @@ def _write_run_files(
         "lengths": length_summary(data),
         "groups": len(plan.groups),
         "dropped": dropped,
+        "split_groups": plan.split_groups,
+        "repeated_responses": plan.repeated_responses,
         "steps_per_epoch": plan.steps_per_epoch,
         "total_steps": total_steps,
         "shapes": [[s.rows, s.length] for s in plan.shapes],
