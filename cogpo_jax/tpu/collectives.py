@@ -1,0 +1,118 @@
+"""What a compiled program sends between devices: read from its optimized HLO, loops multiplied out."""
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8, "f64": 8}
+_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
+_SHAPE = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
+_CALLERS = ("calls", "body", "to_apply", "branch_computations", "true_computation", "false_computation")
+_CALLS = re.compile(rf"(?:{'|'.join(_CALLERS)})=(?:\{{([^}}]*)\}}|%?([\w.\-]+))")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
+_PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One kind of exchange of a program: how often a device takes part, and the bytes it sends in all."""
+
+    kind: str
+    network: str  # ici: inside a slice; dcn: between slices
+    count: int
+    bytes: float
+
+
+def collectives(hlo: str, slices: Sequence[int]) -> list[Collective]:
+    """The exchanges of an optimized HLO module, most bytes first.
+
+    slices[i]: the slice of the program's i-th device. A device sends (g - 1) / g of an array to a group of g in a
+    gather or scatter (ring algorithms), twice that in an all-reduce. A loop without a known trip count counts once.
+    """
+    computations, entry = _computations(hlo)
+    times: defaultdict[str, float] = defaultdict(float)
+    _visit(computations, entry, 1.0, times)
+    counts: defaultdict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
+    for name, repeat in times.items():
+        for kind, size, line in _exchanges(name, computations[name]):
+            group, crosses = _group(line, slices)
+            if group < 2:
+                continue
+            total = counts[kind, "dcn" if crosses else "ici"]
+            total[0] += int(repeat)
+            total[1] += repeat * _sent(kind, size, group)
+    found = [Collective(kind, network, n, size) for (kind, network), (n, size) in counts.items()]
+    return sorted(found, key=lambda c: -c.bytes)
+
+
+def _computations(hlo: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
+    """name -> (result type, opcode, rest of the line) of each instruction; and the entry's name."""
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    entry, current = "", None
+    for line in hlo.splitlines():
+        if head := _COMPUTATION.match(line):
+            current = found.setdefault(head[2], [])
+            entry = head[2] if head[1] else entry
+        elif current is not None and (instruction := _INSTRUCTION.match(line)):
+            current.append(instruction.groups())
+    return found, entry
+
+
+def _visit(computations: Mapping[str, list], name: str, repeat: float, times: defaultdict[str, float]) -> None:
+    times[name] += repeat
+    for _, opcode, rest in computations[name]:
+        trips = _TRIPS.search(rest) if opcode == "while" else None
+        for several, one in _CALLS.findall(rest):
+            for callee in re.findall(r"[\w.\-]+", several or one):
+                if callee in computations and opcode not in ("all-reduce", "reduce-scatter", "reduce"):
+                    _visit(computations, callee, repeat * (int(trips[1]) if trips else 1), times)
+
+
+def _exchanges(name: str, instructions: list[tuple[str, str, str]]) -> Iterator[tuple[str, float, str]]:
+    for result, opcode, rest in instructions:
+        kind = opcode.removesuffix("-start")
+        if kind not in _KINDS:
+            continue
+        size = sum(map(_size, _SHAPE.findall(result)))
+        group = max(1, _group(rest, ())[0])
+        if opcode == "all-gather-start":  # its type is (what goes in, what comes out)
+            size *= group / (group + 1)
+        elif opcode == "collective-permute-start":
+            size /= 2
+        elif kind == "reduce-scatter":
+            size *= group
+        # The TPU compiler writes a reduce-scatter as a fusion of an all-reduce and a slice of it.
+        yield "reduce-scatter" if kind == "all-reduce" and "all-reduce-scatter" in name else kind, size, rest
+
+
+def _size(shape: tuple[str, str]) -> float:
+    dtype, dims = shape
+    return _BYTES.get(dtype, 4) * float(np.prod([int(d) for d in dims.split(",") if d]))
+
+
+def _sent(kind: str, size: float, group: int) -> float:
+    if kind == "collective-permute":
+        return size
+    return size * (group - 1) / group * (2 if kind == "all-reduce" else 1)
+
+
+def _group(line: str, slices: Sequence[int]) -> tuple[int, bool]:
+    """(devices of a group, whether one reaches over slices)."""
+    if iota := _IOTA.search(line):
+        groups, size, dims, order = iota.groups()
+        ids = np.arange(int(groups) * int(size)).reshape([int(d) for d in dims.split(",")])
+        ids = ids.transpose([int(d) for d in order.split(",")]) if order else ids
+        members = ids.reshape(int(groups), int(size)).tolist()
+    elif listed := (_LISTED.search(line) or _PAIRS.search(line)):
+        members = [[int(i) for i in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])]
+    else:
+        return len(slices), len(set(slices)) > 1  # no groups: everyone
+    crosses = bool(slices) and any(len({slices[i] for i in group}) > 1 for group in members)
+    return max(map(len, members)), crosses
