@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -37,6 +37,7 @@ class Request:
 
     def key(self) -> bytes:
         """The content address in the ledger: template, inputs, model, sampling, schema, seed, attempt."""
+        sampling = self.sampling
         return _digest(
             [
                 self.agent,
@@ -44,7 +45,9 @@ class Request:
                 self.attempt,
                 self.template,
                 self.model,
-                asdict(self.sampling),
+                sampling.temperature,
+                sampling.top_p,
+                sampling.max_tokens,
                 self.schema,
                 self.seed,
             ]
