@@ -15,7 +15,10 @@ _SHAPE = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
 _CALLERS = ("calls", "body", "to_apply", "branch_computations", "true_computation", "false_computation")
 _CALLS = re.compile(rf"(?:{'|'.join(_CALLERS)})=(?:\{{([^}}]*)\}}|%?([\w.\-]+))")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"^\s*(\d+)\)")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
 
@@ -68,15 +71,28 @@ def _computations(hlo: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]
 def _visit(computations: Mapping[str, list], name: str, repeat: float, times: defaultdict[str, float]) -> None:
     times[name] += repeat
     for _, opcode, rest in computations[name]:
-        trips = _TRIPS.search(rest) if opcode == "while" else None
+        trips = _trips(computations, rest) if opcode == "while" else 1
         for several, one in _CALLS.findall(rest):
             for callee in re.findall(r"[\w.\-]+", several or one):
                 if callee in computations and opcode not in ("all-reduce", "reduce-scatter", "reduce"):
-                    _visit(computations, callee, repeat * (int(trips[1]) if trips else 1), times)
+                    _visit(computations, callee, repeat * trips, times)
+
+
+def _trips(computations: Mapping[str, list], rest: str) -> int:
+    """A loop's trip count: as the compiler notes it, or the constant that its condition compares with; else 1."""
+    if known := _TRIPS.search(rest):
+        return int(known[1])
+    condition = _CONDITION.search(rest)
+    instructions = computations.get(condition[1], []) if condition else []
+    limits = [int(n[1]) for _, opcode, tail in instructions if opcode == "constant" and (n := _CONSTANT.match(tail))]
+    return limits[0] if len(limits) == 1 else 1
 
 
 def _exchanges(name: str, instructions: list[tuple[str, str, str]]) -> Iterator[tuple[str, float, str]]:
+    starts = any("AsyncCollectiveStart" in rest for _, _, rest in instructions)
     for result, opcode, rest in instructions:
+        if "chain_id=" in rest and not starts:
+            continue  # an asynchronous exchange stands in each fusion that it runs beside: it counts where it starts
         kind = opcode.removesuffix("-start")
         if kind not in _KINDS:
             continue
@@ -110,6 +126,12 @@ def _group(line: str, slices: Sequence[int]) -> tuple[int, bool]:
         ids = np.arange(int(groups) * int(size)).reshape([int(d) for d in dims.split(",")])
         ids = ids.transpose([int(d) for d in order.split(",")]) if order else ids
         members = ids.reshape(int(groups), int(size)).tolist()
+    elif named := _NAMED.search(line):
+        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        over = [i for i, name in enumerate(axes) if f"'{name}'" in named[2]]
+        ids = np.arange(int(np.prod(list(axes.values())))).reshape(list(axes.values()))
+        members = np.moveaxis(ids, over, range(-len(over), 0)).reshape(-1, int(np.prod([ids.shape[i] for i in over])))
+        members = members.tolist()
     elif listed := (_LISTED.search(line) or _PAIRS.search(line)):
         members = [[int(i) for i in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])]
     else:

@@ -11,9 +11,19 @@ from ml_collections import config_dict
 
 from cogpo_jax.data.packing import ROW_FIELDS
 from cogpo_jax.objective.cogpo import PreferenceOptions
-from cogpo_jax.sharding import check_divides, param_shardings, replicated, row_sharding, row_shards, stacked_shardings
+from cogpo_jax.sharding import (
+    check_divides,
+    describe,
+    make_mesh,
+    param_shardings,
+    replicated,
+    row_sharding,
+    row_shards,
+    stacked_shardings,
+)
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import ForwardOptions, abstract_params
+from cogpo_jax.tpu.topology import Topology
 from cogpo_jax.training.optimizer import make_optimizer
 from cogpo_jax.training.step import StepSettings, make_programs, zero_metrics
 
@@ -100,6 +110,15 @@ def programs(config: config_dict.ConfigDict, mesh: Mesh) -> list[Program]:
         beside = (opt_state, params, gradients) if reference else opt_state
         found.append(Program("reference", made.score, (params, batch), beside, rows * length))
     return found
+
+
+def describe_state(config: config_dict.ConfigDict, topology: Topology) -> str:
+    """Where every parameter of the config lives on the topology (`--print_shardings`)."""
+    mesh = make_mesh(config.mesh.to_dict(), topology.devices())
+    student = student_of(config)
+    check_divides(mesh, student)
+    params = abstract_params(student, config.param_dtype)
+    return describe(_placed(params, param_shardings(mesh, params)))
 
 
 def device_bytes(tree: Any) -> int:

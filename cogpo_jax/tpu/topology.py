@@ -50,8 +50,7 @@ class Topology:
 
     def devices(self) -> list[Any]:
         """The compile-only devices of all slices. Raises UserError where libtpu is missing or is not the pinned one."""
-        _check_libtpu()
-        os.environ.update(ENVIRONMENT)
+        prepare()
         from jax.experimental import topologies
 
         several = {"num_slices": self.num_slices} if self.num_slices > 1 else {}
@@ -69,7 +68,9 @@ def find(name: str, num_slices: int = 1) -> Topology:
     return Topology(name, CHIPS[generation], num_slices)
 
 
-def _check_libtpu() -> None:
+def prepare() -> None:
+    """Sets libtpu's environment; to be called before jax is imported. Raises UserError as `Topology.devices` does."""
+    os.environ.update(ENVIRONMENT)
     wanted = [r for r in importlib.metadata.requires("jax") or () if r.startswith("libtpu") and '"tpu"' in r]
     pin = wanted[0].partition("==")[2].partition(".*")[0] if wanted else ""
     try:

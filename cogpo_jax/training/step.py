@@ -21,6 +21,7 @@ from cogpo_jax.objective.sft import sft_loss
 from cogpo_jax.sharding import param_shardings, per_replica, replicated, stacked_shardings, sum_over_replicas
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import ForwardOptions, graphdef_of
+from cogpo_jax.tpu.xla_flags import compiler_options
 from cogpo_jax.training.optimizer import stochastic_round
 
 Params = Any
@@ -150,13 +151,10 @@ def make_programs(
     assert mesh is not None
     p, o, r = param_shardings(mesh, params), param_shardings(mesh, opt_state), replicated(mesh)
     g, replicas = stacked_shardings(mesh, p), mesh.shape["replica"]
+    jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh))
     return Programs(
-        accumulate=jax.jit(
-            functools.partial(micro_step, settings=settings), donate_argnums=(1, 2), out_shardings=(g, r)
-        ),
-        apply=jax.jit(
-            functools.partial(apply_step, optimizer=optimizer), donate_argnums=(0, 1), out_shardings=(p, o, r)
-        ),
-        score=jax.jit(functools.partial(score, settings=settings), out_shardings=r),
-        start=jax.jit(lambda params: (zero_gradients(params, replicas), zero_metrics(settings)), out_shardings=(g, r)),
+        accumulate=jit(functools.partial(micro_step, settings=settings), donate_argnums=(1, 2), out_shardings=(g, r)),
+        apply=jit(functools.partial(apply_step, optimizer=optimizer), donate_argnums=(0, 1), out_shardings=(p, o, r)),
+        score=jit(functools.partial(score, settings=settings), out_shardings=r),
+        start=jit(lambda params: (zero_gradients(params, replicas), zero_metrics(settings)), out_shardings=(g, r)),
     )

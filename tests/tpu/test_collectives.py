@@ -37,9 +37,35 @@ HloModule step
   ROOT %less = pred[] compare(%i, %n), direction=LT
 }
 
+%started (p: bf16[4,2]) -> (bf16[4,2], bf16[4,4]) {
+  %p = bf16[4,2]{1,0} parameter(0)
+  %all-gather.1 = bf16[4,4]{1,0} all-gather(%p), replica_groups=mesh['a'=2,'b'=2] {'b'}, frontend_attributes={chain_id="1"}
+  ROOT %start = (bf16[4,2], bf16[4,4]) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%finished (p: bf16[4,2]) -> bf16[4,4] {
+  %p = bf16[4,2]{1,0} parameter(0)
+  %all-gather.2 = bf16[4,4]{1,0} all-gather(%p), replica_groups=mesh['a'=2,'b'=2] {'b'}, frontend_attributes={chain_id="1"}
+  ROOT %done = bf16[4,4] custom-call(%all-gather.2), custom_call_target="AsyncCollectiveDone"
+}
+
+%blocks (t: (s32[], bf16[4,2])) -> (s32[], bf16[4,2]) {
+  %t = (s32[], bf16[4,2]{1,0}) parameter(0)
+  %one = (bf16[4,2], bf16[4,4]) fusion(%x), kind=kCustom, calls=%started
+  %two = bf16[4,4] fusion(%one), kind=kCustom, calls=%finished
+  ROOT %out = (s32[], bf16[4,2]{1,0}) tuple(%i, %x)
+}
+
+%until (t: (s32[], bf16[4,2])) -> pred[] {
+  %t = (s32[], bf16[4,2]{1,0}) parameter(0)
+  %limit = s32[]{:T(128)} constant(8)
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT
+}
+
 ENTRY %main (x: bf16[2,16]) -> f32[10] {
   %x = bf16[2,16]{1,0} parameter(0)
   %while = (s32[], bf16[2,16]{1,0}) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"28"}}
+  %while.2 = (s32[], bf16[4,2]{1,0}) while(%t), condition=%until, body=%blocks
   %cp = (f32[10]{0}, f32[10]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%z), source_target_pairs={{0,1},{1,0}}
   ROOT %grads = f32[10]{0} all-reduce(%w), replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%add
 }
@@ -48,7 +74,8 @@ ENTRY %main (x: bf16[2,16]) -> f32[10] {
 
 def test_loops_are_multiplied_out_and_networks_told_apart():
     found = {(c.kind, c.network): c for c in collectives(HLO, TWO_SLICES)}
-    assert found["all-gather", "ici"] == Collective("all-gather", "ici", 28, 28 * 64 / 2)
+    # 28 rounds by the compiler's note, and 8 by the condition's constant, of one that stands in two fusions.
+    assert found["all-gather", "ici"] == Collective("all-gather", "ici", 28 + 8, 28 * 64 / 2 + 8 * 32 / 2)
     assert found["reduce-scatter", "ici"] == Collective("reduce-scatter", "ici", 28, 28 * 128 / 2)
     assert found["all-reduce", "dcn"] == Collective("all-reduce", "dcn", 1, 2 * 40 / 2)
     assert abs(found["collective-permute", "ici"].bytes - 44) <= 4  # two flags beside the 40 bytes

@@ -1,0 +1,52 @@
+"""CogPO on a TPU slice, by student size: Qwen2.5 0.5B, 1.5B, 3B, 7B (the default) or 14B, rows of 16,384 tokens.
+
+    python launch/train.py --config=configs/cogpo_tpu.py:7b --config.init_from=gs://B/sft-7b --config.data=gs://B/crv \
+        --workdir=gs://B/cogpo-7b
+
+The same command on every host (launch/tpu_pod.sh runs it there); again, and it goes on. `init_from`: the workdir of the
+SFT run (configs/sft_tpu.py), or a Hugging Face folder. Sizes, slices and figures, by launch/compile_check.py:
+
+@TABLE@
+
+Peak is what a chip holds at the worst moment of a micro-step, Adam's moments included. Step: FLOPs of a micro-batch
+whose every row is full, the recomputation of remat=full included (response tokens and attention at their most).
+Fill: what one step of 32 triangles of long CoTs (7,600 tokens each with their prompts, 243k in all: the lengths of
+real traces, benchmarks/attention_excess.py) takes of one full micro-batch; 4,096-token rows are the smallest of the
+three compiled shapes, and few responses are shorter, so a slice that a step does not fill runs partly empty: raise
+`batch.groups` to what fills it (last column) where the recipe allows it.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from ml_collections import config_dict
+
+SIZES = ("0.5b", "1.5b", "3b", "7b", "14b")
+
+
+def get_config(size: str = "7b") -> config_dict.ConfigDict:
+    if size not in SIZES:
+        raise ValueError(f"configs/cogpo_tpu.py:{size}: no such size; known are {', '.join(SIZES)}")
+    config = _base()
+    config.objective = "cogpo"
+    config.model = f"configs/models/qwen2.5-{size}.json"
+    config.epochs = 1
+    config.batch.groups = 32  # the published 96 pairs
+    config.rows.length = 16384
+    config.rows.per_device = 1
+    config.optimizer.learning_rate = 5e-7
+    config.compute_dtype = "bfloat16"  # products; master weights, moments and the head's gradient stay float32
+    config.attention = "splash"
+    config.remat = "full"
+    config.logits_chunk = 1024
+    config.checkpoint.every = 20
+    config.eval.every = 20
+    return config
+
+
+def _base() -> config_dict.ConfigDict:
+    """All fields and their meaning: configs/tiny_cpu.py."""
+    spec = importlib.util.spec_from_file_location("tiny_cpu", Path(__file__).with_name("tiny_cpu.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
