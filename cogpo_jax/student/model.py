@@ -6,6 +6,7 @@ module again, inside or outside of jit.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,9 @@ from cogpo_jax.student.rope import apply_rope, rope_tables
 
 REMAT_POLICIES = ("none", "dots", "full", "offload")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+
+# Up to so many tokens W x^T streams the weights faster than x W^T on a CPU (4,864 x 896 by 8: 0.75 against 2.4 ms).
+_FEW_TOKENS = 32
 
 # Path of each parameter -> the logical axis of each of its dimensions (`cogpo_jax.sharding.RULES`).
 LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
@@ -214,6 +218,10 @@ class Student(nnx.Module):
 def project(x: Float[Array, "*n i"], weight: Float[Array, "o i"], out_dtype: Any = None) -> Float[Array, "*n o"]:
     """x W^T in x's dtype. Float32 asks for full precision: TPUs and GPUs would otherwise multiply in less."""
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    if math.prod(x.shape[:-1]) <= _FEW_TOKENS and jax.default_backend() == "cpu":
+        columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)  # else XLA folds the transposes away
+        y = jnp.matmul(weight.astype(x.dtype), columns, precision=precision, preferred_element_type=out_dtype)
+        return jax.lax.optimization_barrier(y).T.reshape(*x.shape[:-1], -1)
     dims = (((x.ndim - 1,), (1,)), ((), ()))
     return jax.lax.dot_general(x, weight.astype(x.dtype), dims, precision=precision, preferred_element_type=out_dtype)
 
