@@ -11,9 +11,8 @@ import json
 import tempfile
 from typing import Any
 
-import httpx
 from absl import flags
-from scripted_sglang import ScriptedSglangPool
+from scripted_sglang import ScriptedSglangPool, forget
 
 from cogpo_jax import cli
 from crv.driver import run
@@ -51,7 +50,7 @@ def measure(
     config.limit, config.prompts, config.problems_in_flight = problems, preset, in_flight
     config.pool.concurrency = in_flight
     options = Options.from_config(config)
-    _forget(url)
+    forget(url)
     pool = ScriptedSglangPool(url, model, tokenizer, options.pool["recordings"], concurrency=in_flight)
     with tempfile.TemporaryDirectory() as workdir:
         summary = run(options, workdir, pool)
@@ -68,14 +67,6 @@ def measure(
         "cached": round(cached / prompt, 4),
         "cached_of_shareable": round(cached / shareable, 4),
     }
-
-
-def _forget(url: str) -> None:
-    """Empties the prefix cache of the server, or of every worker behind the router."""
-    workers = httpx.get(f"{url}/workers", trust_env=False)
-    urls = [worker["url"] for worker in workers.json()["workers"]] if workers.is_success else [url]
-    for worker in urls:
-        httpx.post(f"{worker}/flush_cache", timeout=30, trust_env=False).raise_for_status()
 
 
 def main() -> None:

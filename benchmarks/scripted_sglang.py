@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import httpx
+
 from crv.pool.base import Answer, Request
 from crv.pool.http import HttpCaller
 from crv.pool.recorded import RecordedPool
@@ -45,3 +47,11 @@ class ScriptedSglangPool(SglangPool):
         body["sampling_params"].pop("json_schema", None)
         body["sampling_params"]["ebnf"] = f"root ::= {json.dumps(self._texts[id(request)], ensure_ascii=False)}"
         return body
+
+
+def forget(url: str) -> None:
+    """Empties the prefix cache of the server, or of every worker behind the router."""
+    workers = httpx.get(f"{url}/workers", trust_env=False)
+    urls = [worker["url"] for worker in workers.json()["workers"]] if workers.is_success else [url]
+    for worker in urls:
+        httpx.post(f"{worker}/flush_cache", timeout=30, trust_env=False).raise_for_status()

@@ -41,7 +41,8 @@ def get_config() -> config_dict.ConfigDict:
     c.recritique = False  # whether a rewrite must be judged medium again
     c.asks = 3  # times a question is asked while its answer is unusable (cut off, empty, unparsable)
     c.solver = config_dict.ConfigDict({"attempts": 1})  # solutions asked for where the original is missing or wrong
-    c.verifier = config_dict.ConfigDict({"asked": 1, "needed": 1})  # answer-blind re-solves of a rewrite: k needed of n
+    # Answer-blind re-solves of a rewrite: k needed of n; brief: the output may only be the final statement.
+    c.verifier = config_dict.ConfigDict({"asked": 1, "needed": 1, "brief": False})
     c.corrupter = config_dict.ConfigDict({"attempts": 1})  # tries at a wrong text that is proved wrong
 
     c.heldout = 50.0  # validation split: number of problems, or their share if below 1

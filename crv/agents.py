@@ -69,6 +69,7 @@ class Agents:
     samplings: Mapping[str, Sampling]
     student: str
     seed: int
+    brief: bool = False  # the verifier may only state the answer: cheap, but no thinking before it
 
     def solve(self, problem: str, problem_id: str, attempt: int) -> Ask[str]:
         """A chain of thought for a problem that has none (or a wrong one)."""
@@ -95,7 +96,8 @@ class Agents:
 
     def resolve(self, problem: str, body: str, problem_id: str, attempt: int) -> Ask[str]:
         """The answer that a text without its final statement leads to, asked of a model that was not told it."""
-        return Ask(self._request("verifier", {"problem": problem, "cot": body}, problem_id, attempt), _read_text)
+        request = self._request("verifier", {"problem": problem, "cot": body}, problem_id, attempt)
+        return Ask(replace(request, regex=_STATEMENT) if self.brief else request, _read_text)
 
     def corrupt(self, problem: str, answer: str, cot: str, problem_id: str, attempt: int) -> Ask[str]:
         """A plausible wrong version of `cot`."""
@@ -123,8 +125,8 @@ class Agents:
             self.models.get(agent) or self.models[""],
             self.samplings.get(agent) or self.samplings[""],
             schema,
-            seed,
-            problem_id,
+            seed=seed,
+            problem_id=problem_id,
         )
 
 
@@ -133,6 +135,7 @@ def _schema(**properties: Any) -> str:
     return json.dumps(schema, separators=(",", ":"))
 
 
+_STATEMENT = r"The answer is \\boxed\{[^\n]{1,200}\}"
 _CRITIC_SCHEMA = _schema(reason={"type": "string", "maxLength": 400}, label={"enum": list(LABELS)})
 _JUDGE_SCHEMA = _schema(verdict={"enum": ["same", "different", "unsure"]})
 
@@ -181,7 +184,7 @@ def _object(text: str) -> dict[str, Any]:
     if body.startswith("```"):
         body = body.strip("`").removeprefix("json").strip()
     try:
-        value = json.loads(body)
+        value = json.loads(body, strict=False)  # constrained decoding lets raw control characters into strings
     except (ValueError, RecursionError) as error:
         raise UnusableError("not JSON") from error
     if not isinstance(value, dict):

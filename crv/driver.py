@@ -65,7 +65,7 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dic
     ):
         _refresh(ledger, options, prompts)
         total = await asyncio.to_thread(_take_in, ledger, options)
-        agents = Agents(prompts, options.models, options.samplings, options.student, options.seed)
+        agents = Agents(prompts, options.models, options.samplings, options.student, options.seed, options.blind_brief)
         calls = _LedgerPool(ledger, pool)
         compare = ladder(_recorded_compare(ledger, workers))
         with Progress(total, ledger.counts("state")) as progress:

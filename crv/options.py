@@ -38,6 +38,7 @@ class Options:
     corrupt_attempts: int
     blind_asked: int
     blind_needed: int
+    blind_brief: bool
     heldout: float
     shards: int
     problems_in_flight: int
@@ -86,6 +87,7 @@ class Options:
             corrupt_attempts=c.integer("corrupter.attempts", 0),
             blind_asked=c.integer("verifier.asked", 1),
             blind_needed=c.integer("verifier.needed", 1),
+            blind_brief=c.flag("verifier.brief"),
             heldout=c.number("heldout", 0.0),
             shards=c.integer("shards", 1),
             problems_in_flight=c.integer("problems_in_flight", 1),

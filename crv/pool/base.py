@@ -21,7 +21,7 @@ class Request:
     """One call of one agent.
 
     `inputs` is what the agent was asked about (problem, cot, ...); `messages` is the same rendered by the prompt file
-    whose digest is `template`. `attempt` tells repeated asks apart, `schema` constrains the output.
+    whose digest is `template`. `attempt` tells repeated asks apart; `schema` (JSON) or `regex` constrain the output.
     """
 
     agent: str
@@ -32,11 +32,12 @@ class Request:
     model: str
     sampling: Sampling = Sampling()
     schema: str = ""
+    regex: str = ""
     seed: int = 0
     problem_id: str = field(default="", compare=False)
 
     def key(self) -> bytes:
-        """The content address in the ledger: template, inputs, model, sampling, schema, seed, attempt."""
+        """The content address in the ledger: template, inputs, model, sampling, constraint, seed, attempt."""
         sampling = self.sampling
         return _digest(
             [
@@ -49,6 +50,7 @@ class Request:
                 sampling.top_p,
                 sampling.max_tokens,
                 self.schema,
+                self.regex,
                 self.seed,
             ]
         )

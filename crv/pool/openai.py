@@ -44,6 +44,8 @@ class OpenAIPool:
         if request.schema:
             schema = {"name": request.agent, "schema": json.loads(request.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if request.regex:
+            body["regex"] = request.regex  # SGLang's and vLLM's extension; others let it pass or refuse it
         return body
 
     def _read(self, body: Any) -> Answer:

@@ -97,6 +97,8 @@ class SglangPool:
         }
         if request.schema:
             sampling["json_schema"] = request.schema
+        if request.regex:
+            sampling["regex"] = request.regex
         return {"input_ids": list(ids), "sampling_params": sampling}
 
     def _read(self, body: Any) -> Answer:

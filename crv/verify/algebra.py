@@ -5,6 +5,7 @@ Both sides have passed `grade.read`: only known commands, digits, operators and 
 
 import re
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import sympy
@@ -20,7 +21,12 @@ _POINTS = tuple(Rational(p) for p in ("17/13", "-11/7", "5/3", "23/29"))
 
 def compare(gold: str, answer: str) -> tuple[str, str]:
     """(same | different | unknown, rule). Raises nothing: what sympy cannot read or decide is unknown."""
-    a, b = parse(read(gold).text), parse(read(answer).text)
+    text = read(answer).text
+    if "=" in text and "=" not in read(gold).text:
+        text = _end_of_equation(text)
+        if not text:
+            return UNKNOWN, "a false equation"
+    a, b = parse(read(gold).text), parse(text)
     if a is None or b is None:
         return UNKNOWN, "gold does not parse" if a is None else "answer does not parse"
     if _holds(lambda: math_verify(a, b, timeout_seconds=None)):
@@ -39,6 +45,15 @@ def parse(text: str) -> Any | None:
     letters = {c.lower() for c in re.sub(r"\\[A-Za-z]+|matrix", " ", text) if c.isalpha()}
     names = {str(symbol).lower() for symbol in getattr(parsed, "free_symbols", set())}
     return parsed if names == letters - {"i", "e"} or names == letters else None
+
+
+def _end_of_equation(text: str) -> str:
+    """The last side of `a = b = c`; "" where two sides that are numbers differ: then it states no answer at all."""
+    sides = text.split("=")
+    values = [parse(side) for side in sides if side.strip()]
+    numbers = [value for value in values if value is not None and _kind(value) == "number"]
+    unequal = any(_apart(x, y) for x, y in pairwise(numbers))
+    return "" if unequal or len(values) != len(sides) or None in values else sides[-1]
 
 
 def _kind(value: Any) -> str:

@@ -46,6 +46,8 @@ CORRECT = [
     ("\\{1,2\\}", "The answer is \\{2,1\\}"),
     ("\\text{even}", "The answer is even"),
     ("7", "The answer is x = 7"),
+    ("57", "The answer is 3 x 19 = 57"),
+    ("24{,}000", "The answer is 20 * 6 * 20 * 10 = 24,000"),
     ("\\frac{1}{2}", "The answer is \x0crac{1}{2}"),
 ]
 INCORRECT = [
@@ -78,6 +80,8 @@ UNKNOWN = [
     ("11_{2}", "The answer is 11_{3}"),
     ("\\frac{1}{2}", "The answer is \\frac{1}{2"),
     ("1", "The answer is 1 and also 2"),
+    ("126", "The answer is 64 + 64 = 126"),  # a false equation states no answer
+    ("15", "The answer is 85 - 15 = 15"),
 ]
 
 

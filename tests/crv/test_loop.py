@@ -186,6 +186,11 @@ def test_a_cut_off_answer_gets_a_larger_budget():
     assert budgets == [4096, 8192]
 
 
+def test_a_label_is_read_through_a_thought_a_code_fence_and_control_characters():
+    for answer in (f"<think>hm</think>{label('medium')}", f"```json\n{label('medium')}\n```", '{"reason": "\x13", "label": "medium"}'):
+        assert walk(ScriptedPool(critic=[answer], corrupter=[WRONG]), asks=1).state == "fitting"
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [("nothing", "critic_not_JSON"), ('{"label": "perfect"}', "critic_no_label"), (" ", "critic_empty")],
