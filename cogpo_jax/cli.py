@@ -24,7 +24,7 @@ def define_config(default: str | None = None) -> flags.FlagHolder[config_dict.Co
 def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
     """Parses the flags, calls `main()` and exits: 0 or what main returns; 2 and one line for bad input."""
     argv = list(sys.argv if argv is None else argv)
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # orbax warns through absl about its own defaults: an error must stand alone
     if any(a in _HELP for a in argv[1:]):
         _print_help(argv)
         sys.exit(0)

@@ -2,22 +2,26 @@
 
     workdir/checkpoints/<step>/{params, opt_state, meta}
 
-orbax restores a flipped bit without a word, so `meta` holds a checksum per array. The newest whole checkpoint is used;
-a damaged one is named and the one before it taken.
+orbax restores a flipped bit without a word, so `meta` holds a checksum per array, and one of itself. The newest whole
+checkpoint is used; a damaged one is named, moved to workdir/damaged_checkpoints, and the one before it taken.
 """
 
+import contextlib
+import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
-from cogpo_jax.errors import UserError
+from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.training.checksum import array_checksums
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoints:
@@ -32,11 +36,16 @@ class Checkpoints:
         say: Callable[[str], None] = print,
     ):
         self.folder = epath.Path(workdir) / "checkpoints"
-        self._say = say
+        self._say, self._read_only = say, read_only
         self._manager = ocp.CheckpointManager(
             self.folder if "://" in str(self.folder) else self.folder.absolute(),
             item_names=("params", "opt_state", "meta"),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=read_only, create=not read_only),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                read_only=read_only,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,  # of a process that was killed while it wrote
+            ),
         )
 
     def steps(self) -> list[int]:
@@ -46,18 +55,33 @@ class Checkpoints:
     def save(self, step: int, params: Any, opt_state: Any, meta: dict[str, Any]) -> None:
         """Starts writing the state after `step` steps; returns as soon as the arrays may be donated."""
         checksums = {"params": array_checksums(params), "opt_state": array_checksums(opt_state)}
-        self._manager.save(
+        meta = {**meta, "format": FORMAT, "step": step, "checksums": checksums}
+        saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(params),
                 opt_state=ocp.args.StandardSave(opt_state),
-                meta=ocp.args.JsonSave({**meta, "format": FORMAT, "step": step, "checksums": checksums}),
+                meta=ocp.args.JsonSave({**meta, "digest": _digest(meta)}),
             ),
         )
+        if not saved:  # orbax passes over a step that is not newer than the newest, without a word
+            raise RunError(f"checkpoint {step}: not written: {self.folder} has steps {self.steps()}")
 
     def meta(self, step: int) -> dict[str, Any]:
-        """The metadata of one checkpoint."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        """The metadata of one checkpoint. Raises UserError where it is damaged."""
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        if meta.get("format") != FORMAT:
+            raise UserError(f"meta: format {meta.get('format')!r}: this version reads {FORMAT}")
+        if meta.pop("digest", None) != _digest(meta):
+            raise UserError("meta: checksum differs from the one saved with it")
+        return meta
+
+    def param_dtype(self, steps: Sequence[int]) -> str:
+        """The parameters' dtype, from the newest of `steps` whose metadata can be read (it is the same in all)."""
+        for step in reversed(steps):
+            with contextlib.suppress(Exception):  # `restore` will say what is wrong with it
+                return str(self.meta(step)["param_dtype"])
+        raise UserError(f"checkpoints: {self.folder}: the metadata of steps {list(steps)} cannot be read")
 
     def restore(self, abstract: dict[str, Any], step: int | None = None) -> tuple[int, dict[str, Any], dict[str, Any]]:
         """(step, {item: tree}, meta) of the newest undamaged checkpoint, or of exactly `step`.
@@ -66,26 +90,39 @@ class Checkpoints:
         Raises UserError where no checkpoint can be used, naming what is wrong with each.
         """
         candidates = [step] if step is not None else self.steps()[::-1]
-        faults: list[str] = []
+        faults: dict[int, str] = {}
         for candidate in candidates:
             try:
                 items, meta = self._restore(candidate, abstract)
             except UserError as error:
-                fault = str(error)
+                faults[candidate] = str(error)
             except Exception as error:  # orbax and tensorstore raise many kinds for a damaged or missing file
-                fault = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                faults[candidate] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             else:
                 if faults:
-                    self._say(f"checkpoint {candidate} is used instead")
+                    self._say(f"checkpoint of step {candidate} is used instead")
+                    self._set_aside(faults)
                 return candidate, items, meta
-            faults.append(f"step {candidate}: {fault}")
-            self._say(f"damaged checkpoint in {self.folder}: {faults[-1]}")
-        raise UserError(f"checkpoints: {self.folder}: none can be restored ({'; '.join(faults) or 'there is none'})")
+            self._say(f"damaged checkpoint in {self.folder}: step {candidate}: {faults[candidate]}")
+        named = "; ".join(f"step {step}: {fault}" for step, fault in faults.items()) or "there is none"
+        raise UserError(f"checkpoints: {self.folder}: none can be restored ({named})")
+
+    def _set_aside(self, steps: Iterable[int]) -> None:
+        """Makes room for the steps' new checkpoints: orbax would not write a step that it has."""
+        if self._read_only:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                target = self.folder.parent / "damaged_checkpoints" / str(step)
+                target.parent.mkdir(exist_ok=True)
+                if target.exists():  # damaged before
+                    target.rmtree()
+                (self.folder / str(step)).rename(target)
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._manager.reload()
 
     def _restore(self, step: int, abstract: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         meta = self.meta(step)
-        if meta.get("format") != FORMAT:
-            raise UserError(f"format {meta.get('format')!r}: this version reads {FORMAT}")
         args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         items = {name: restored[name] for name in abstract}
@@ -104,6 +141,10 @@ class Checkpoints:
     def close(self) -> None:
         """Waits and releases the manager's threads."""
         self._manager.close()
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:

@@ -60,7 +60,7 @@ def load_params(
     steps = checkpoints.steps()
     if not steps or (step is not None and step not in steps):
         raise UserError(f"step: {step}: {workdir} has checkpoints of steps {steps or 'none'}")
-    saved = abstract_params(student, checkpoints.meta(steps[-1])["param_dtype"])
+    saved = abstract_params(student, checkpoints.param_dtype(steps if step is None else [step]))
     abstract = with_shardings(saved, param_shardings(mesh, saved))
     found, items, _ = checkpoints.restore({"params": abstract}, step)
     checkpoints.close()
