@@ -187,7 +187,11 @@ def test_a_cut_off_answer_gets_a_larger_budget():
 
 
 def test_a_label_is_read_through_a_thought_a_code_fence_and_control_characters():
-    for answer in (f"<think>hm</think>{label('medium')}", f"```json\n{label('medium')}\n```", '{"reason": "\x13", "label": "medium"}'):
+    for answer in (
+        f"<think>hm</think>{label('medium')}",
+        f"```json\n{label('medium')}\n```",
+        '{"reason": "\x13", "label": "medium"}',
+    ):
         assert walk(ScriptedPool(critic=[answer], corrupter=[WRONG]), asks=1).state == "fitting"
 
 
