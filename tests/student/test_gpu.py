@@ -1,0 +1,53 @@
+"""The GPU back end equals the XLA one in interpret mode, and lowers for CUDA; no GPU needed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cogpo_jax.student.blockwise import blockwise_attention
+from cogpo_jax.student.gpu import gpu_attention
+
+
+def packed(heads: int, kv_heads: int, head_dim: int, dtype: Any = jnp.float32) -> tuple[jax.Array, ...]:
+    """Random queries, keys, values and segment ids of two rows of 200 tokens, with padding."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, 200, n, head_dim)), dtype) for n in (heads, kv_heads, kv_heads))
+    rows = [np.repeat([1, 2, 3, 0], n) for n in ([60, 100, 30, 10], [150, 7, 43, 0])]
+    return q, k, v, jnp.asarray(np.stack(rows), jnp.int32)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 64), (2, 2, 128)])
+def test_forward_and_gradient_are_xla(heads: int, kv_heads: int, head_dim: int) -> None:
+    q, k, v, segment_ids = packed(heads, kv_heads, head_dim)
+    live = (segment_ids != 0)[..., None, None]
+    weights = jnp.asarray(np.random.default_rng(1).standard_normal(q.shape), jnp.float32) * live
+
+    def value_and_gradients(attend: Any) -> Any:
+        def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            return jnp.sum(attend(q, k, v, segment_ids, segment_ids) * weights)
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
+
+    ours = value_and_gradients(lambda *args: gpu_attention(*args, interpret=True))
+    expected = value_and_gradients(blockwise_attention)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+
+
+def test_bfloat16_lowers_for_cuda_with_its_gradient() -> None:
+    q, k, v, segment_ids = packed(4, 2, 64, jnp.bfloat16)
+
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.sum(gpu_attention(q, k, v, segment_ids, segment_ids).astype(jnp.float32))
+
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, k, v).lower(lowering_platforms=("cuda",))
+    assert "triton" in lowered.as_text()
+
+
+def test_float32_stays_exact() -> None:
+    q, k, v, segment_ids = packed(4, 2, 64)
+    out = gpu_attention(q, k, v, segment_ids, segment_ids)
+    assert np.array_equal(out, blockwise_attention(q, k, v, segment_ids, segment_ids))
