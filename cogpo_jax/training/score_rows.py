@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ from cogpo_jax.sharding import make_mesh, replicated, row_shards
 from cogpo_jax.student.attention import default_backend
 from cogpo_jax.student.model import ForwardOptions
 from cogpo_jax.student.weights import from_hf
-from cogpo_jax.training.scoring import score_all
+from cogpo_jax.training.scoring import planned, score_planned
 from cogpo_jax.training.step import StepSettings, score
 
 _FIELDS = ("prompt", "response")
@@ -65,7 +65,8 @@ def score_file(model: str, source: str, output: str, options: ScoreOptions) -> d
     started, done, scored, tokens = time.monotonic(), 0, 0, 0
     with atomic_file(output) as out, Bar("scoring", total) as bar:
         for rows in windows(read_rows(source, _FIELDS), options.window):
-            for row, result in zip(rows, scorer(rows), strict=True):
+            results = scorer(rows, functools.partial(_after, bar, done))
+            for row, result in zip(rows, results, strict=True):
                 out.write((json.dumps({**row, **result}, ensure_ascii=False) + "\n").encode("utf-8"))
                 scored += result["logp"] is not None
                 tokens += result["tokens"] or 0
@@ -73,6 +74,10 @@ def score_file(model: str, source: str, output: str, options: ScoreOptions) -> d
             bar.at(done, note=f"{tokens} response tokens")
     seconds = round(time.monotonic() - started, 3)
     return {"rows": total, "scored": scored, "too_long": total - scored, "tokens": tokens, "seconds": seconds}
+
+
+def _after(bar: Bar, before: int, done: int) -> None:
+    bar.at(before + done)
 
 
 class _Scorer:
@@ -89,10 +94,12 @@ class _Scorer:
         settings = StepSettings(config, forward, "sft", PreferenceOptions(), 512, options.window)
         self._program = jax.jit(functools.partial(score, settings=settings), out_shardings=replicated(self._mesh))
 
-    def __call__(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        data = tokenize_records((_group(i, row) for i, row in enumerate(rows)), self._tokenizer, self._format)
+    def __call__(self, rows: list[dict[str, Any]], progress: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+        """What each row gets, in order; progress(n) hears how many rows are done."""
+        groups = (_group(i, row) for i, row in enumerate(rows))
+        data = tokenize_records(groups, self._tokenizer, self._options.text_format)
         lengths = data.lengths
-        logps, counts = self._score(data)
+        logps, counts = self._score(data, progress)
         for length, logp, count in zip(lengths.tolist(), logps.tolist(), counts.tolist(), strict=True):
             if length > self._longest:
                 reason = f"{length} tokens with the prompt, a row has {self._longest}"
@@ -102,18 +109,20 @@ class _Scorer:
             else:
                 yield {"logp": logp, "tokens": count}
 
-    @property
-    def _format(self) -> text.TextFormat:
-        return self._options.text_format
-
-    def _score(self, data: TokenizedData) -> tuple[np.ndarray, np.ndarray]:
+    def _score(self, data: TokenizedData, progress: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
         """(log-probs, token counts) per response; NaN and 0 where it is too long."""
+        logps, counts = np.full(len(data.lengths), np.nan, np.float32), np.zeros(len(data.lengths), np.int32)
         fitting = data.lengths[data.lengths <= self._longest]
         if not len(fitting):
-            return np.full(len(data.lengths), np.nan), np.zeros(len(data.lengths), np.int64)
+            return logps, counts
         plan = self._plan(data, self._options.row_length or _row_length(int(fitting.max()), self._longest))
-        feed = Feed(data, plan, self._mesh, slots=self._options.window)
-        return score_all(self._program, self._params, data, plan, feed)
+        feed, done = Feed(data, plan, self._mesh, slots=self._options.window), len(logps) - len(fitting)
+        micro_batches = planned(plan, plan.steps_per_epoch)
+        for responses, values, tokens in score_planned(self._program, self._params, feed, micro_batches):
+            logps[responses], counts[responses] = values, tokens
+            done += len(responses)
+            progress(done)
+        return logps, counts
 
     def _plan(self, data: TokenizedData, row_length: int) -> EpochPlan:
         shards = row_shards(self._mesh)
