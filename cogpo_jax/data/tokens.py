@@ -26,7 +26,6 @@ from cogpo_jax.text import (
     TextFormat,
     encode_prompts,
     encode_responses,
-    end_token_id,
     prompt_text,
     response_text,
     tokenizer_digest,
@@ -187,8 +186,7 @@ def _tokenize_part(groups: list[Group], tokenizer: Any, text_format: TextFormat)
     texts = [response_text(r.thought, r.solution, r.text, text_format=text_format) for g in groups for r in g.responses]
     spans = [r.loss_spans for g in groups for r in g.responses]
     responses = encode_responses(tokenizer, texts, text_format=text_format)
-    end = end_token_id(tokenizer, text_format)
-    counted = [_counted(tokenizer, t, s, ids, end) for t, s, ids in zip(texts, spans, responses, strict=True)]
+    counted = [_counted(tokenizer, t, s, ids) for t, s, ids in zip(texts, spans, responses, strict=True)]
 
     out: dict[str, list[Any]] = {name: [] for name, _ in _FIELDS} | {"names": [], "digests": []}
     flat = zip(responses, counted, strict=True)
@@ -226,10 +224,12 @@ def _append_pair(out: dict[str, list[Any]], pair: Pair) -> None:
     out["weights"].append(pair.weight)
 
 
-def _counted(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], ids: list[int], end: int) -> np.ndarray:
+def _counted(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], ids: list[int]) -> np.ndarray:
     """1 per token that counts: all of them, or those that overlap one of the character spans."""
     if not spans:
         return np.ones(len(ids), np.uint8)
+    if spans[-1][1] > len(text):  # the rendered length depends on the text format, which the records do not know
+        raise UserError(f"loss_spans: {spans[-1]}: must end within the response's {len(text)} characters")
     offsets = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)[
         "offset_mapping"
     ]
