@@ -68,5 +68,6 @@ def get_config() -> config_dict.ConfigDict:
         profile=dict(steps=""),  # "10:12": profile steps 10 and 11 into workdir/profile
         token_cache=dict(dir=""),  # on local disk; empty: token_cache/ in the workdir
         compile_cache=dict(dir=""),  # XLA's compiled programs, kept between runs; empty: off
+        watchdog=dict(seconds=1800),  # say on stderr when no step was finished for so long; 0: never
         distributed=dict(coordinator="", num_processes=0, process_id=-1),  # empty: auto-detected on TPU pods
     )

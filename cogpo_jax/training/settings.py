@@ -41,6 +41,7 @@ _AT_LEAST = {
     "eval.every": 0,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
+    "watchdog.seconds": 0,
     "reference_cache.max_drift": 0,
     "loss.nll_weight": 0,
     "loss.length_penalty": 0,
@@ -74,6 +75,7 @@ FREE_ON_RESUME = (
     "compile_cache",
     "reference_cache",
     "distributed",
+    "watchdog",
 )
 
 
@@ -104,6 +106,11 @@ def check(config: config_dict.ConfigDict) -> None:
         raise UserError("tokenizer: empty: must be a folder with tokenizer.json where init_from gives none")
     profile_steps(config)
     text_format(config)
+
+
+def same_on_all_hosts(config: config_dict.ConfigDict) -> dict[str, Any]:
+    """The config's fields that every host of a run must share, flat."""
+    return {k: v for k, v in flatten(config.to_dict()).items() if not k.startswith(("distributed.", "token_cache."))}
 
 
 def text_format(config: config_dict.ConfigDict) -> TextFormat:

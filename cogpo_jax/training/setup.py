@@ -122,7 +122,9 @@ def as_float32(params: Any) -> Any:
 def _tokens(
     config: config_dict.ConfigDict, folder: str, split: str, tokenizer: Any, workdir: Path, main: bool
 ) -> TokenizedData:
-    cache = config.token_cache.dir or workdir / "token_cache"
+    # Each process builds its own: two that write one cache would trip over each other.
+    own = f"process-{jax.process_index()}" if jax.process_count() > 1 else ""
+    cache = Path(config.token_cache.dir or workdir / "token_cache") / own
     with Bar(f"tokenising {split}", 1, quiet=not main) as bar:
         return load_tokens(folder, split, config.objective, tokenizer, settings.text_format(config), cache, bar.at)
 

@@ -1,11 +1,8 @@
 """A training run, from a config and a workdir to its last checkpoint. The same call goes on with a run that stopped."""
 
 import json
-import signal
-import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -13,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import config_dict
 
+from cogpo_jax import __version__
 from cogpo_jax.atomic import write_atomic, write_json
 from cogpo_jax.data.feed import Feed, prefetch
 from cogpo_jax.data.plan import StepPlan
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.progress import Bar, say
 from cogpo_jax.records import verify_manifest
-from cogpo_jax.training import evaluate, settings
+from cogpo_jax.training import evaluate, hosts, settings
 from cogpo_jax.training.checkpoint import Checkpoints
 from cogpo_jax.training.checksum import tree_digest
 from cogpo_jax.training.initial import resolve
@@ -35,6 +33,9 @@ def train(config: config_dict.ConfigDict, workdir: str | Path) -> dict[str, Any]
     Raises UserError for bad input, before any long work; RunError where the run cannot go on (NaN, Inf).
     """
     settings.check(config)
+    hosts.connect(config.distributed)
+    hosts.check_same(settings.same_on_all_hosts(config) | {"code": __version__})
+    hosts.check_shared(workdir)
     workdir = Path(workdir)
     if (workdir / "config.json").is_file():
         settings.check_same_run(config, workdir / "config.json")
@@ -44,7 +45,9 @@ def train(config: config_dict.ConfigDict, workdir: str | Path) -> dict[str, Any]
     )
     if config.compile_cache.dir:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache.dir)
-    return Run(prepare(config, workdir, initial)).train()
+    setup = prepare(config, workdir, initial)
+    hosts.check_same({"data": setup.data.digest})
+    return Run(setup).train()
 
 
 class Run:
@@ -55,7 +58,7 @@ class Run:
         self.checkpoints = Checkpoints(setup.workdir, setup.config.checkpoint.keep, say=say)
         self.start = self.done = self._load_state()
         self.reference = ReferenceModel(setup, self.meta["reference"], lambda: self.params if self.done == 0 else None)
-        self._leaving = threading.Event()
+        self._leaving = hosts.Leaving()
         self._waiting: tuple[StepPlan, Any, Any] | None = None  # a step whose metrics were not fetched yet
 
     def _load_state(self) -> int:
@@ -92,14 +95,17 @@ class Run:
                 self.reference.check_drift(cached)
         elif setup.betas:
             live = self.reference.live()
-        self.log = MetricsLog(
-            setup.workdir, "metrics.jsonl", tensorboard=config.log.tensorboard, resume_step=self.start
+        self.log = (
+            MetricsLog(setup.workdir, "metrics.jsonl", tensorboard=config.log.tensorboard, resume_step=self.start)
+            if setup.main
+            else None
         )
         feed = Feed(
             setup.data, setup.plan, setup.mesh, slots=setup.plan.max_slots, beta_by_gap=setup.betas, reference=cached
         )
         self._steps(feed, live)
-        self.log.close()
+        if self.log:
+            self.log.close()
         if self.done < setup.total_steps:
             say(f"stopped after step {self.done}: the same command goes on from there")
             self.checkpoints.close()
@@ -115,7 +121,9 @@ class Run:
         plans = (setup.plan.step(k) for k in range(self.start, setup.total_steps))
         self._clock = time.perf_counter()
         bar = Bar("training", setup.total_steps, start=self.start, quiet=not setup.main)
-        with bar as self.bar, _OnSigterm(self._leaving), _Profile(settings.profile_steps(self.config), self) as profile:
+        watchdog = hosts.Watchdog(self.config.watchdog.seconds)
+        profiled = _Profile(settings.profile_steps(self.config), self)
+        with bar as self.bar, self._leaving, profiled as profile, watchdog as self.watchdog:
             for step, (batches, normalizer) in prefetch(plans, lambda step: _prepare(feed, step)):
                 profile.before(step.step)
                 if not self._step(step, batches, normalizer, live):
@@ -126,7 +134,7 @@ class Run:
                 if every and self.done % every == 0 and self.done < setup.total_steps:
                     self.report()
                     self._evaluate()
-            if self._leaving.is_set() and self.done not in self.checkpoints.steps():
+            if self._leaving.due and self.done not in self.checkpoints.steps():
                 self._save()
 
     def _step(self, step: StepPlan, batches: list[dict[str, jax.Array]], normalizer: float, live: Any) -> bool:
@@ -135,7 +143,7 @@ class Run:
         gradients, sums = programs.start(self.params)
         divisor = jnp.float32(normalizer)
         for batch in batches:
-            if self._leaving.is_set():
+            if self._leaving.tick():
                 return False
             if live is not None:
                 batch["reference_logps"], _ = programs.score(live, batch)
@@ -165,8 +173,9 @@ class Run:
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         record = step_record(step, sums, float(norm), float(setup.learning_rate(step.step)), seconds, setup.data)
-        if setup.main:
+        if self.log:
             self.log.write(record)
+        self.watchdog.at(record["step"], "the next step")
         self.bar.at(record["step"], note=f"loss {record['loss']:.4f}, {record['tokens_per_second']:.0f} tok/s")
         if not np.isfinite([record["loss"], record["grad_norm"]]).all():
             names = [setup.data.names[g] for g in step.groups]
@@ -231,22 +240,3 @@ class _Profile:
     def __exit__(self, *_: object) -> None:
         if self._on:
             jax.profiler.stop_trace()
-
-
-class _OnSigterm:
-    """While inside, SIGTERM sets the event; only the main thread can listen."""
-
-    def __init__(self, event: threading.Event):
-        self._event = event
-        self._listens = threading.current_thread() is threading.main_thread()
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._event.set()
-
-    def __enter__(self) -> None:
-        if self._listens:
-            self._before = signal.signal(signal.SIGTERM, self._handle)
-
-    def __exit__(self, *_: object) -> None:
-        if self._listens:
-            signal.signal(signal.SIGTERM, self._before)
