@@ -101,7 +101,7 @@ def make_config(records, tokenizer_folder, models):
             "tokenizer": str(tokenizer_folder),
             "model": models["qwen2"],
             "batch.groups": 6,
-            "rows.length": 96,
+            "rows.length": 192,
             "rows.per_device": 4,
             "rows.shapes": 1,
             "optimizer.learning_rate": 1e-2,
