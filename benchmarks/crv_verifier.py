@@ -3,7 +3,7 @@
     python benchmarks/crv_verifier.py                                  # on the shipped set: the figures
     python benchmarks/crv_verifier.py --raw=A.jsonl,B.jsonl --write    # makes the set anew from EIT-NLP's files
 
-The source's `correct` labels come from an automatic grader, and are noisy. Where they and the verifier disagree, the case is
+The source's `correct` labels come from an automatic grader, and are noisy. Where they and the verifier disagree, it is
 adjudicated by a rule, written down as `why` (see `adjudicate`); what no rule decides is `unclear` and counts for no
 side. The shipped set holds every text whose source label is not "correct", every text the verifier does not call
 correct, and a sample of the rest.

@@ -47,6 +47,8 @@ def get_config() -> config_dict.ConfigDict:
 
     c.heldout = 50.0  # validation split: number of problems, or their share if below 1
     c.shards = 2  # files a split
+    # Several drivers: each takes the problems whose hash modulo `drivers` is its number; --merge joins their ledgers.
+    c.partition = config_dict.ConfigDict({"driver": 0, "drivers": 1})
     c.problems_in_flight = 32  # problems walked at a time
     c.grader = config_dict.ConfigDict(
         {"workers": 1, "seconds": 5.0, "megabytes": 2048}

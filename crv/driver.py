@@ -12,7 +12,7 @@ from cogpo_jax.atomic import sha256_file
 from cogpo_jax.errors import UserError
 from crv.agents import Agents
 from crv.export import count_calls, export, gaps_of, outcome_row, summarise
-from crv.ledger import Ledger
+from crv.ledger import Ledger, place_of
 from crv.loop import Outcome, run_problem
 from crv.options import Options, claim_workdir
 from crv.pool.agents import AgentPools
@@ -230,4 +230,7 @@ def _limited(options: Options) -> Iterator[Problem]:
 
 
 def _pending(ledger: Ledger, options: Options) -> Iterator[Problem]:
-    return (problem for problem in _limited(options) if not ledger.finished(problem.problem_id))
+    for problem in _limited(options):
+        mine = int.from_bytes(place_of(problem.problem_id)[:8], "big") % options.drivers == options.driver
+        if mine and not ledger.finished(problem.problem_id) and not ledger.dropped(problem.problem_id):
+            yield problem

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cogpo_jax.errors import UserError
 from crv.pool.base import Answer
@@ -42,36 +42,42 @@ _COMMIT_SECONDS = 0.02  # how long finished work waits for company before it is 
 class Ledger:
     """An open ledger file; close it (or use it as an async context manager) to flush and let go of the lock."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, read_only: bool = False):
         self.path = Path(path)
-        self._lock = open(self.path.with_suffix(".lock"), "w")  # noqa: SIM115 - held as long as the ledger
+        self._lock = None if read_only else self._take_lock()
+        where = f"file:{self.path}?mode=ro" if read_only else str(self.path)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"workdir: {self.path.parent}: another run is using it; wait for it, or give another folder"
-            ) from error
-        self.db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
-        try:
-            self._open()
+            self.db = sqlite3.connect(where, check_same_thread=False, isolation_level=None, uri=read_only)
+            if not read_only:
+                self.db.execute("PRAGMA journal_mode=WAL")
+                self.db.execute("PRAGMA synchronous=FULL")
+                self.db.executescript(_SCHEMA)
+            self._check_version(read_only)
+            self._reader = sqlite3.connect(where, isolation_level=None, uri=read_only)
         except sqlite3.DatabaseError as error:
             raise UserError(
                 f"workdir: {self.path}: not a readable ledger ({error}); move it away, or give another folder"
             ) from error
-        self._reader = sqlite3.connect(self.path, isolation_level=None)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._batch: list[tuple[str, tuple[Any, ...]]] = []
         self._committed: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def _open(self) -> None:
-        self.db.execute("PRAGMA journal_mode=WAL")
-        self.db.execute("PRAGMA synchronous=FULL")
-        self.db.executescript(_SCHEMA)
+    def _take_lock(self) -> IO[str]:
+        lock = open(self.path.with_suffix(".lock"), "w")  # noqa: SIM115 - held as long as the ledger
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"workdir: {self.path.parent}: another run is using it; wait for it, or give another folder"
+            ) from error
+        return lock
+
+    def _check_version(self, read_only: bool) -> None:
         version = self.meta("version")
-        if version is None:
+        if version is None and not read_only:
             self.set_meta("version", str(VERSION))
-        elif int(version) > VERSION:
+        elif version is not None and int(version) > VERSION:
             raise UserError(
                 f"workdir: {self.path}: a ledger of version {version}; this program reads up to {VERSION}: update it"
             )
@@ -86,10 +92,15 @@ class Ledger:
         """Commits what is waiting and closes the file."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.release()
+
+    def release(self) -> None:
+        """Closes the file; for use without an event loop, where nothing can be waiting."""
         self._thread.shutdown()
         self._reader.close()
         self.db.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def meta(self, name: str) -> str | None:
         """A named value of the run, or None."""
@@ -131,6 +142,11 @@ class Ledger:
         """Records a problem's end; `pairs` names its gaps, `body` is kept as compressed JSON."""
         data = zlib.compress(json.dumps(body, ensure_ascii=False, sort_keys=True).encode(), 1)
         await self._put(_INSERT_OUTCOME, (problem_id, place_of(problem_id), state, reason, label, rounds, pairs, data))
+
+    def dropped(self, problem_id: str) -> bool:
+        """Whether the problem was dropped before any call (hygiene)."""
+        row = self._reader.execute("SELECT dropped FROM problems WHERE problem_id=?", (problem_id,)).fetchone()
+        return bool(row and row[0])
 
     def outcomes(self, where: str = "1", parameters: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
         """(problem_id, body) of the outcomes that fulfil an SQL condition, by place: an order no run can change."""

@@ -41,6 +41,8 @@ class Options:
     blind_brief: bool
     heldout: float
     shards: int
+    driver: int
+    drivers: int
     problems_in_flight: int
     grader_workers: int
     grader_seconds: float
@@ -90,6 +92,8 @@ class Options:
             blind_brief=c.flag("verifier.brief"),
             heldout=c.number("heldout", 0.0),
             shards=c.integer("shards", 1),
+            driver=c.integer("partition.driver", 0),
+            drivers=c.integer("partition.drivers", 1),
             problems_in_flight=c.integer("problems_in_flight", 1),
             grader_workers=c.integer("grader.workers", 1),
             grader_seconds=c.number("grader.seconds", 0.001),
@@ -104,6 +108,8 @@ class Options:
             raise UserError(
                 f"verifier.needed: {options.blind_needed}: more than verifier.asked ({options.blind_asked})"
             )
+        if options.driver >= options.drivers:
+            raise UserError(f"partition.driver: {options.driver}: must be below partition.drivers ({options.drivers})")
         if options.heldout >= 1 and options.heldout != int(options.heldout):
             raise UserError(f"heldout: {options.heldout}: a count is a whole number, a share is below 1")
         return options

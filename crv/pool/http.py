@@ -18,6 +18,7 @@ from crv.pool.aimd import Limiter
 from crv.pool.base import PoolError
 
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_GET_TRIES = 5
 _BACKOFF_SECONDS, _LONGEST_BACKOFF = 0.25, 30.0
 
 
@@ -48,13 +49,17 @@ class HttpCaller:
         await self._client.aclose()
 
     async def get(self, path: str, url: str = "") -> Any:
-        """GET of a JSON document (of another server: `url`), without retries; PoolError where there is none."""
-        try:
-            response = await self._client.get(f"{url or self.url}{path}", timeout=min(self.timeout, 30.0))
-            response.raise_for_status()
-            return response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise PoolError(f"{self.url}{path}: {_words(error)}") from error
+        """GET of a JSON document (of another server: `url`); PoolError where there is none after a few tries."""
+        address = f"{url or self.url}{path}"
+        for attempt in range(_GET_TRIES):
+            try:
+                response = await self._client.get(address, timeout=min(self.timeout, 30.0))
+                response.raise_for_status()
+                return response.json()
+            except (httpx.HTTPError, ValueError) as error:
+                if attempt == _GET_TRIES - 1:
+                    raise PoolError(f"{address}: {_words(error)}") from error
+            await asyncio.sleep(_BACKOFF_SECONDS * 2**attempt)
 
     async def post(self, path: str, payload: Any, read: Callable[[Any], Any]) -> Any:
         """`read(document)` of the answer to a POST. `read` raises ValueError for a document that is no answer.

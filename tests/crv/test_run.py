@@ -16,7 +16,9 @@ import pytest
 from cogpo_jax.errors import UserError
 from cogpo_jax.records import read_groups, read_sft, splits
 from crv.driver import run
+from crv.merge import merge
 from crv.pool.base import PoolError
+from crv.why import why
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -157,6 +159,39 @@ def test_a_ledger_of_a_newer_version_is_refused(tmp_path):
         db.execute("INSERT INTO meta VALUES ('version', '99')")
     with pytest.raises(UserError, match="version 99"):
         run(options(), tmp_path)
+
+
+def test_drivers_that_share_the_problems_write_the_bytes_of_one(undisturbed, tmp_path):
+    parts = [tmp_path / str(i) for i in range(3)]
+    summaries = [run(replace(options(), driver=i, drivers=3), part) for i, part in enumerate(parts)]
+    assert sum(summary["problems"]["total"] for summary in summaries) == 40
+    assert all(summary["problems"]["total"] > 4 for summary in summaries)
+    assert merge(parts, tmp_path / "all", options())["outcomes"] == 40
+    assert run(options(), tmp_path / "all", ScriptedPool())["asked_now"] == 0
+    assert digests(tmp_path / "all") == digests(undisturbed[0])
+
+
+def test_ledgers_of_different_runs_do_not_merge(undisturbed, tmp_path):
+    with pytest.raises(UserError, match="belongs to another config; differing: max_rounds"):
+        merge([undisturbed[0]], tmp_path / "all", replace(options(), max_rounds=2))
+    with pytest.raises(UserError, match="not the workdir of a CRV run"):
+        merge([tmp_path], tmp_path / "all", options())
+
+
+def test_why_tells_a_problems_whole_story(undisturbed):
+    group = next(read_groups(undisturbed[0], "train"))
+    story = why(undisturbed[0], group.problem_id)
+    for words in (
+        "critique: label",
+        "[suitable]",
+        "[incorrect]",
+        "certificate:",
+        "critic attempt 0: stop",
+        group.answer,
+    ):
+        assert words in story
+    with pytest.raises(UserError, match="no such problem"):
+        why(undisturbed[0], "nobody")
 
 
 def problem_file(tmp_path, *rows):
