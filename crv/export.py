@@ -123,7 +123,9 @@ def _groups(ledger: Ledger, options: Options, cut: int, heldout: bool) -> Iterat
 def _finished(
     ledger: Ledger, options: Options, cut: int, heldout: bool
 ) -> Iterator[tuple[Problem, tuple[Response, ...]]]:
-    for problem_id, row in ledger.outcomes("state != 'dropped'"):
-        if (_split_hash(problem_id, options.seed) <= cut) == heldout:
-            responses = ({**r, "loss_spans": tuple(map(tuple, r["loss_spans"]))} for r in row["responses"])
-            yield Problem(**row["problem"]), tuple(Response(**r) for r in responses)
+    def wanted(problem_id: str) -> bool:
+        return (_split_hash(problem_id, options.seed) <= cut) == heldout
+
+    for _, row in ledger.outcomes("state != 'dropped'", wanted=wanted):
+        responses = ({**r, "loss_spans": tuple(map(tuple, r["loss_spans"]))} for r in row["responses"])
+        yield Problem(**row["problem"]), tuple(Response(**r) for r in responses)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
@@ -148,11 +148,17 @@ class Ledger:
         row = self._reader.execute("SELECT dropped FROM problems WHERE problem_id=?", (problem_id,)).fetchone()
         return bool(row and row[0])
 
-    def outcomes(self, where: str = "1", parameters: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
-        """(problem_id, body) of the outcomes that fulfil an SQL condition, by place: an order no run can change."""
+    def outcomes(
+        self, where: str = "1", parameters: tuple[Any, ...] = (), wanted: Callable[[str], bool] = lambda _: True
+    ) -> Iterator[tuple[str, Any]]:
+        """(problem_id, body) of the outcomes that fulfil an SQL condition and whose id is `wanted`.
+
+        By place: an order no run can change.
+        """
         rows = self.db.execute(f"SELECT problem_id, body FROM outcomes WHERE {where} ORDER BY place", parameters)
         for problem_id, body in rows:
-            yield problem_id, json.loads(zlib.decompress(body))
+            if wanted(problem_id):
+                yield problem_id, json.loads(zlib.decompress(body))
 
     def counts(self, column: str, where: str = "1") -> dict[str, int]:
         """How many outcomes have each value of a column."""

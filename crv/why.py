@@ -51,11 +51,8 @@ def _lines(ledger: Ledger, problem_id: str) -> Iterator[str]:
             made = f" from {response['parent']}" if response["parent"] else ""
             yield f"[{response['kind']}] {response['id']}: {response['origin']}{made}, {response['model'] or 'unknown model'}"
             yield from _indented(response["text"] or f"{response['thought']}\n{response['solution']}")
-            proof = {
-                name: value
-                for name, value in json.loads(response["certificate"]).items()
-                if value not in (None, "", [])
-            }
+            proof = json.loads(response["certificate"])
+            proof = {name: value for name, value in proof.items() if value not in (None, "", [])}
             yield f"    certificate: {json.dumps(proof, ensure_ascii=False)}"
         yield ""
         yield "calls:"
