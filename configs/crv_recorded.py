@@ -45,6 +45,16 @@ def get_config() -> config_dict.ConfigDict:
     c.verifier = config_dict.ConfigDict({"asked": 1, "needed": 1, "brief": False})
     c.corrupter = config_dict.ConfigDict({"attempts": 1})  # tries at a wrong text that is proved wrong
 
+    c.hygiene = config_dict.ConfigDict()  # what is dropped before any call, counted by reason
+    c.hygiene.duplicates = False  # problems equal but for case, spaces and dollars: the first stays
+    c.hygiene.near_duplicates = 0.0  # Jaccard similarity of 5-gram shingles from which a problem is repeated; 0 = off
+    c.hygiene.against = ()  # evaluation sets, as `input` or questions without answers: overlapping problems are dropped
+    c.hygiene.ngram = 8  # tokens in a row that an overlapping problem shares (words, numbers, symbols)
+    c.hygiene.template_share = 0.0  # 0.3 also finds the same question with other numbers (and more innocents); 0 = off
+    c.hygiene.min_characters = 0
+    c.hygiene.max_characters = 0  # 0 = no limit
+    c.hygiene.latin_share = 0.0  # least share of Latin letters outside formulas; 0 = any script
+
     c.heldout = 50.0  # validation split: number of problems, or their share if below 1
     c.shards = 2  # files a split
     # Several drivers: each takes the problems whose hash modulo `drivers` is its number; --merge joins their ledgers.

@@ -12,13 +12,14 @@ from cogpo_jax.atomic import sha256_file
 from cogpo_jax.errors import UserError
 from crv.agents import Agents
 from crv.export import count_calls, export, gaps_of, outcome_row, summarise
+from crv.hygiene import Hygiene
 from crv.ledger import Ledger, place_of
 from crv.loop import Outcome, run_problem
 from crv.options import Options, claim_workdir
 from crv.pool.agents import AgentPools
 from crv.pool.base import Answer, Pool, PoolError, Request
 from crv.pool.recorded import RecordedPool
-from crv.problems import Problem, check_input, read_problems
+from crv.problems import Problem, check_input, read_problems, read_questions
 from crv.progress import Progress
 from crv.prompts import load_prompts
 from crv.verify import grade
@@ -26,7 +27,6 @@ from crv.verify.certificate import Compare, ladder
 from crv.verify.workers import AlgebraWorkers
 
 _CODE_VERSION = "1"  # raised when the loop itself changes: outcomes are then worked out anew from the recorded calls
-_INTAKE_BATCH = 2000
 
 
 def run(options: Options, workdir: str | Path, pool: Pool | None = None) -> dict[str, Any]:
@@ -38,6 +38,8 @@ def run(options: Options, workdir: str | Path, pool: Pool | None = None) -> dict
     workdir = Path(workdir)
     prompts = load_prompts(options.prompts)
     check_input(options.input)
+    for source in options.hygiene.against:
+        next(read_questions(source))
     pool = pool or open_pool(options)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -198,21 +200,27 @@ def _take_in(ledger: Ledger, options: Options) -> int:
     if ledger.meta("taken_in") is None:
         ledger.set_meta("input_sha256", digest)
         ledger.db.execute("DELETE FROM problems")
+        evaluation = {Path(source).stem: read_questions(source) for source in options.hygiene.against}
+        hygiene = Hygiene(options.hygiene, evaluation, ledger.path.with_name("hygiene.scratch"))
         ledger.db.execute("BEGIN")
         try:
-            repeated = sum(_add(ledger, problem) for problem in _limited(options))
+            repeated = sum(_add(ledger, problem, hygiene) for problem in _limited(options))
         except BaseException:
             ledger.db.execute("ROLLBACK")
             raise
+        finally:
+            hygiene.close()
         ledger.db.execute("COMMIT")
         ledger.set_meta("taken_in", str(repeated))
     return ledger.db.execute("SELECT COUNT(*) FROM problems WHERE dropped = ''").fetchone()[0]
 
 
-def _add(ledger: Ledger, problem: Problem) -> int:
-    """Adds a problem to the ledger's list; 1 where it stands there already with the same content."""
+def _add(ledger: Ledger, problem: Problem, hygiene: Hygiene) -> int:
+    """Adds a problem to the ledger's list with its verdict; 1 where it stands there already with the same content."""
     digest = hashlib.sha256(repr(problem).encode()).digest()
     if ledger.db.execute("INSERT OR IGNORE INTO problems VALUES (?,?,'')", (problem.problem_id, digest)).rowcount:
+        if reason := hygiene.reason(problem):
+            ledger.db.execute("UPDATE problems SET dropped=? WHERE problem_id=?", (reason, problem.problem_id))
         return 0
     (other,) = ledger.db.execute("SELECT digest FROM problems WHERE problem_id=?", (problem.problem_id,)).fetchone()
     if other != digest:

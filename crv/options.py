@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
+from crv.hygiene import HygieneOptions
 from crv.pool.base import Sampling
 
 # Fields that may change between two starts of one run: they say where and how fast, not what.
@@ -41,6 +42,7 @@ class Options:
     blind_brief: bool
     heldout: float
     shards: int
+    hygiene: HygieneOptions
     driver: int
     drivers: int
     problems_in_flight: int
@@ -92,6 +94,7 @@ class Options:
             blind_brief=c.flag("verifier.brief"),
             heldout=c.number("heldout", 0.0),
             shards=c.integer("shards", 1),
+            hygiene=_hygiene(c),
             driver=c.integer("partition.driver", 0),
             drivers=c.integer("partition.drivers", 1),
             problems_in_flight=c.integer("problems_in_flight", 1),
@@ -162,6 +165,23 @@ def _agents(c: "_Checked") -> tuple[dict[str, str], dict[str, Sampling], dict[st
     return models, samplings, {agent: fields for agent, fields in own.items() if fields}
 
 
+def _hygiene(c: "_Checked") -> HygieneOptions:
+    options = HygieneOptions(
+        duplicates=c.flag("hygiene.duplicates"),
+        near_duplicates=c.number("hygiene.near_duplicates", 0.0),
+        against=c.texts("hygiene.against"),
+        ngram=c.integer("hygiene.ngram", 1),
+        template_share=c.number("hygiene.template_share", 0.0),
+        min_characters=c.integer("hygiene.min_characters", 0),
+        max_characters=c.integer("hygiene.max_characters", 0),
+        latin_share=c.number("hygiene.latin_share", 0.0),
+    )
+    for name in ("near_duplicates", "template_share", "latin_share"):
+        if getattr(options, name) > 1:
+            raise UserError(f"hygiene.{name}: {getattr(options, name)}: a share is at most 1 (0 = off)")
+    return options
+
+
 def _sampling(c: "_Checked", prefix: str, default: Sampling) -> Sampling:
     return Sampling(
         temperature=c.number(f"{prefix}.temperature", 0.0, default.temperature),
@@ -192,6 +212,12 @@ class _Checked:
 
     def text(self, name: str) -> str:
         return self._get(name, str, "a text")
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self._get(name, (tuple, list), "a tuple of texts")
+        if not all(isinstance(item, str) for item in value):
+            raise UserError(f"{name}: {value!r}: must be a tuple of texts")
+        return tuple(value)
 
     def flag(self, name: str) -> bool:
         return self._get(name, bool, "True or False")

@@ -36,6 +36,21 @@ def read_problems(source: str) -> Iterator[Problem]:
         raise UserError(f"input: {source}: no problems in it; give one JSON object a line with problem and answer")
 
 
+def read_questions(source: str) -> Iterator[str]:
+    """Streams the problem texts of an evaluation set (`problem`, `question` or `prompt`); answers are not needed."""
+    rows = _hf_rows(source[3:]) if source.startswith("hf:") else _jsonl_rows(source)
+    where = ""
+    for where, row in rows:
+        text = next(
+            (row[name] for name in ("problem", "question", "prompt") if isinstance(row, dict) and row.get(name)), None
+        )
+        if not isinstance(text, str):
+            raise UserError(f"hygiene.against: {where}: no problem, question or prompt in it")
+        yield text
+    if not where:
+        raise UserError(f"hygiene.against: {source}: no problems in it")
+
+
 def check_input(source: str) -> None:
     """Refuses a missing or empty input, or one whose first row is bad, before any work."""
     next(read_problems(source))

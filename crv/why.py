@@ -49,7 +49,8 @@ def _lines(ledger: Ledger, problem_id: str) -> Iterator[str]:
         for response in body["responses"]:
             yield ""
             made = f" from {response['parent']}" if response["parent"] else ""
-            yield f"[{response['kind']}] {response['id']}: {response['origin']}{made}, {response['model'] or 'unknown model'}"
+            model = response["model"] or "unknown model"
+            yield f"[{response['kind']}] {response['id']}: {response['origin']}{made}, {model}"
             yield from _indented(response["text"] or f"{response['thought']}\n{response['solution']}")
             proof = json.loads(response["certificate"])
             proof = {name: value for name, value in proof.items() if value not in (None, "", [])}
