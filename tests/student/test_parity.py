@@ -125,12 +125,13 @@ def test_bfloat16_stays_near(qwen3: tuple, record_property: Callable[[str, objec
 
 def test_remat_changes_no_gradient(qwen3: tuple) -> None:
     config, params, tokens, _ = qwen3
+    tokens = tokens[:, :40]
 
     def gradient(policy: str) -> list[jax.Array]:
         def loss(params: Any) -> jax.Array:
             student = nnx.merge(graphdef_of(config), params)
             ones = jnp.ones_like(tokens)
-            positions = jnp.broadcast_to(jnp.arange(LENGTH), tokens.shape)
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
             return jnp.sum(jnp.sin(student(jnp.asarray(tokens), ones, positions, ForwardOptions(remat=policy))))
 
         return jax.tree.leaves(jax.jit(jax.grad(loss))(params))

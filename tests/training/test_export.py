@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import make_mesh, param_shardings
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.hf_folder import find_tensors
-from cogpo_jax.student.model import abstract_params, init_params
+from cogpo_jax.student.model import abstract_params
 from cogpo_jax.student.weights import from_hf
 from cogpo_jax.tokenizer import train_tokenizer
 from cogpo_jax.training.checkpoint import Checkpoints
@@ -33,6 +34,14 @@ MODEL = {
 }
 
 
+def weights(abstract: Any, step: int) -> Any:
+    """The weights of a checkpoint: numbers that tell parameters and steps apart."""
+    leaves, structure = jax.tree.flatten(abstract)
+    rngs = [np.random.default_rng([step, i]) for i in range(len(leaves))]
+    values = [rng.standard_normal(x.shape, np.float32) for rng, x in zip(rngs, leaves, strict=True)]
+    return jax.tree.unflatten(structure, values)
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with checkpoints of steps 1 and 2, saved from a mesh of eight devices."""
@@ -43,9 +52,10 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (workdir / "student.json").write_text(json.dumps(config.to_hf()))
     (workdir / "config.json").write_text(json.dumps({"text": {"end_token": "<|im_end|>"}}))
     checkpoints = Checkpoints(workdir)
+    abstract = abstract_params(config)
     for step in (1, 2):
-        params = init_params(config, step, "float32", param_shardings(mesh, abstract_params(config)))
-        checkpoints.save(step, params, {"count": jax.numpy.int32(step)}, {"param_dtype": "float32"})
+        params = jax.tree.map(jax.device_put, weights(abstract, step), param_shardings(mesh, abstract))
+        checkpoints.save(step, params, {"count": np.int32(step)}, {"param_dtype": "float32"})
     checkpoints.wait()
     checkpoints.close()
     return workdir
@@ -60,7 +70,7 @@ def test_the_newest_checkpoint_is_exported_and_transformers_loads_it(workdir: Pa
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["step"] == 2
     config, _, params = from_hf(tmp_path / "hf")
-    expected = init_params(config, 2)
+    expected = weights(abstract_params(config), 2)
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         assert np.array_equal(a, b)
     torch = pytest.importorskip("torch")
