@@ -2,7 +2,7 @@
 
     python launch/crv.py --config=configs/crv_recorded.py --workdir=runs/crv
 
-Cost: seconds on a laptop. Result: 198 problems, of which 170 triangles and 20 fitting originals in `groups/`, and 190
+Cost: seconds on a laptop. Result: 207 problems, of which 179 triangles and 20 fitting originals in `groups/`, and 199
 chains of thought in `sft/`.
 """
 
@@ -57,6 +57,9 @@ def get_config() -> config_dict.ConfigDict:
 
     c.heldout = 50.0  # validation split: number of problems, or their share if below 1
     c.shards = 2  # files a split
+    c.balance = "none"  # training pairs of a gap with a longer and a shorter chosen: none | weight | drop
+    c.also = ()  # further formats beside the records: "authors" (their JSON), "datasets" (a Hugging Face folder)
+    c.beta = config_dict.ConfigDict({"small": 0.1, "medium": 0.2, "large": 0.5})  # only written into the authors' JSON
     # Several drivers: each takes the problems whose hash modulo `drivers` is its number; --merge joins their ledgers.
     c.partition = config_dict.ConfigDict({"driver": 0, "drivers": 1})
     c.problems_in_flight = 32  # problems walked at a time

@@ -11,6 +11,7 @@ from typing import Any
 from cogpo_jax.atomic import sha256_file
 from cogpo_jax.errors import UserError
 from crv.agents import Agents
+from crv.also import write_also
 from crv.export import count_calls, export, gaps_of, outcome_row, summarise
 from crv.hygiene import Hygiene
 from crv.ledger import Ledger, place_of
@@ -92,6 +93,7 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dic
             **(summary := summarise(ledger)),
         }
         await asyncio.to_thread(export, ledger, options, workdir, info)
+        await asyncio.to_thread(write_also, workdir, options.also, options.beta)
         return {
             **summary,
             "calls": count_calls(ledger),

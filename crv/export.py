@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from cogpo_jax.records import Group, Response, SftExample, write_data
+from crv.balance import balanced, count_directions
 from crv.ledger import Ledger
 from crv.loop import Outcome
 from crv.options import Options
@@ -43,7 +44,10 @@ def export(ledger: Ledger, options: Options, folder: str | os.PathLike[str], inf
     return write_data(
         folder,
         sft={name: _sft(ledger, options, cut, heldout) for name, heldout in splits.items()},
-        groups={name: _groups(ledger, options, cut, heldout) for name, heldout in splits.items()},
+        groups={
+            "train": _balanced(ledger, options, cut),
+            "validation": _groups(ledger, options, cut, True),
+        },
         shards=options.shards,
         info=info,
     )
@@ -112,6 +116,15 @@ def _sft(ledger: Ledger, options: Options, cut: int, heldout: bool) -> Iterator[
                     origin=r.origin,
                     model=r.model,
                 )
+
+
+def _balanced(ledger: Ledger, options: Options, cut: int) -> Iterator[Group]:
+    """The training groups; held-out pairs stay as they are, since they are counted by direction."""
+    if options.balance == "none":
+        return _groups(ledger, options, cut, False)
+    directions = count_directions(_groups(ledger, options, cut, False))
+    groups = _groups(ledger, options, cut, False)
+    return balanced(groups, directions, options.balance, lambda name: _split_hash(name, options.seed) / 2**64)
 
 
 def _groups(ledger: Ledger, options: Options, cut: int, heldout: bool) -> Iterator[Group]:

@@ -40,7 +40,10 @@ class Options:
     blind_asked: int
     blind_needed: int
     blind_brief: bool
+    balance: str
     heldout: float
+    also: tuple[str, ...]
+    beta: Mapping[str, float]
     shards: int
     hygiene: HygieneOptions
     driver: int
@@ -92,7 +95,10 @@ class Options:
             blind_asked=c.integer("verifier.asked", 1),
             blind_needed=c.integer("verifier.needed", 1),
             blind_brief=c.flag("verifier.brief"),
+            balance=c.choice("balance", ("none", "weight", "drop")),
             heldout=c.number("heldout", 0.0),
+            also=c.texts("also"),
+            beta={gap: c.number(f"beta.{gap}", 1e-6) for gap in ("small", "medium", "large")},
             shards=c.integer("shards", 1),
             hygiene=_hygiene(c),
             driver=c.integer("partition.driver", 0),
@@ -113,6 +119,9 @@ class Options:
             )
         if options.driver >= options.drivers:
             raise UserError(f"partition.driver: {options.driver}: must be below partition.drivers ({options.drivers})")
+        for name in options.also:
+            if name not in ("authors", "datasets"):
+                raise UserError(f"also: {name!r}: must be authors or datasets")
         if options.heldout >= 1 and options.heldout != int(options.heldout):
             raise UserError(f"heldout: {options.heldout}: a count is a whole number, a share is below 1")
         return options

@@ -1,0 +1,90 @@
+"""What leaves CRV: balanced pairs, the authors' JSON, a Hugging Face folder."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cogpo_jax.records import Group, Pair, Response, read_groups, read_sft, validate_group
+from crv.balance import balanced, chosen_is_longer, count_directions
+from crv.driver import run
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from slow_run import options  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    monkey = pytest.MonkeyPatch()
+    monkey.chdir(HERE.parents[1])
+    folder = tmp_path_factory.mktemp("run")
+    run(replace(options(limit=30), also=("authors", "datasets")), folder)
+    monkey.undo()
+    return folder
+
+
+def test_the_authors_json_holds_every_pair(workdir):
+    for split in ("train", "validation"):
+        rows = json.loads((workdir / "authors" / f"{split}.json").read_text())
+        groups = list(read_groups(workdir, split))
+        assert len(rows) == sum(len(group.pairs) for group in groups)
+        assert {row["gap"]: row["beta"] for row in rows} == {"small": 0.1, "medium": 0.2, "large": 0.5}
+        assert rows[0]["prompt"] == groups[0].prompt
+        assert rows[0]["chosen"].endswith(groups[0].responses[groups[0].pairs[0].chosen].solution)
+
+
+def test_datasets_opens_the_folder_with_every_field(workdir):
+    datasets = pytest.importorskip("datasets")
+    sft = datasets.load_from_disk(str(workdir / "datasets" / "sft"))
+    assert [row["thought"] for row in sft["train"]] == [row.thought for row in read_sft(workdir, "train")]
+    groups = datasets.load_from_disk(str(workdir / "datasets" / "groups"))["train"]
+    for row, group in zip(groups, read_groups(workdir, "train"), strict=True):
+        assert [response["kind"] for response in row["responses"]] == [response.kind for response in group.responses]
+        assert [(pair["chosen"], pair["rejected"]) for pair in row["pairs"]] == [
+            (p.chosen, p.rejected) for p in group.pairs
+        ]
+
+
+def group(name, chosen, rejected):
+    def response(i, kind, length):
+        return Response(i, "", "teacher", "m", "", "", i * length, kind, "")
+
+    return Group(
+        name, "", "p", "1", (response("a", "suitable", chosen), response("b", "easy", rejected)), (Pair(0, 1, "small"),)
+    )
+
+
+MANY = [group(str(i), 30, 10) for i in range(30)] + [group(f"s{i}", 10, 30) for i in range(10)] + [group("e", 20, 20)]
+
+
+def test_weights_make_both_directions_count_alike():
+    groups = list(balanced(MANY, count_directions(MANY), "weight", lambda _: 0.5))
+    totals = {True: 0.0, False: 0.0, None: 0.0}
+    for g in groups:
+        validate_group(g)
+        totals[chosen_is_longer(g, g.pairs[0])] += g.pairs[0].weight
+    assert totals[True] == pytest.approx(totals[False]) == pytest.approx(20)
+    assert totals[None] == 1
+
+
+def test_dropping_leaves_as_many_of_each_direction():
+    dice = {g.problem_id: i / 30 for i, g in enumerate(MANY)}
+    groups = list(balanced(MANY, count_directions(MANY), "drop", lambda name: dice[name.split("/")[0]]))
+    longer = [chosen_is_longer(g, g.pairs[0]) for g in groups]
+    assert longer.count(True) == longer.count(False) == 10
+    assert longer.count(None) == 1
+
+
+def test_a_response_without_a_pair_leaves_with_it():
+    extra = replace(
+        MANY[0], responses=(*MANY[0].responses, Response("c", "", "rule", "m", "", "", "ccc", "incorrect", ""))
+    )
+    both = replace(extra, pairs=(Pair(0, 1, "small"), Pair(0, 2, "large")))
+    directions = count_directions([both, *MANY[1:], *[replace(g, pairs=(Pair(1, 0, "large"),)) for g in MANY]])
+    (left,) = balanced([both], directions, "drop", lambda name: 0.99 if name.endswith("small") else 0.0)
+    assert [response.id for response in left.responses] == ["a", "c"]
+    assert left.pairs == (Pair(0, 1, "large"),)
+    validate_group(left)
