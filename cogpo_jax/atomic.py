@@ -54,9 +54,20 @@ def _umask() -> int:
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Writes `data` (text as UTF-8) to `path`, whole or not at all."""
+    """Writes `data` (text as UTF-8) to `path`, local or `gs://`, whole or not at all."""
+    data = data.encode("utf-8") if isinstance(data, str) else data
+    if is_remote(path):
+        from etils import epath
+
+        epath.Path(path).write_bytes(data)  # an object appears when its upload is complete
+        return
     with atomic_file(path) as f:
-        f.write(data.encode("utf-8") if isinstance(data, str) else data)
+        f.write(data)
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is in an object store (`gs://bucket/...`)."""
+    return "://" in os.fspath(path)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -1,6 +1,8 @@
 """Where a run's first weights come from: a Hugging Face folder, an earlier run's workdir, or a seed."""
 
 import dataclasses
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from cogpo_jax.atomic import is_remote
 from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import check_divides, param_shardings
 from cogpo_jax.student.config import StudentConfig
@@ -33,21 +36,30 @@ def resolve(init_from: str, model: str, tokenizer: str, *, seed: int, param_dtyp
     """Reads what `init_from` is, without loading weights. Raises UserError where it is neither kind of folder."""
     if not init_from:
         student = StudentConfig.from_hf(model)
-        return Initial(student, Path(tokenizer), lambda mesh: _random(student, mesh, seed, param_dtype))
+        return Initial(student, _local(tokenizer), lambda mesh: _random(student, mesh, seed, param_dtype))
     folder = epath.Path(init_from)
     if (folder / "checkpoints").is_dir():
         student = StudentConfig.from_hf(folder / STUDENT_FILE)
-        own = Path(folder / TOKENIZER_FOLDER)
         return Initial(
             student,
-            Path(tokenizer) if tokenizer else own,
+            _local(tokenizer or folder / TOKENIZER_FOLDER),
             lambda mesh: load_params(init_from, mesh, param_dtype, say=say)[1],
         )
     if not (folder / "config.json").is_file():
         raise UserError(f"init_from: {init_from}: must be a Hugging Face folder or the workdir of an earlier run")
     student = StudentConfig.from_hf(folder)
-    own = Path(tokenizer or init_from)
-    return Initial(student, own, lambda mesh: from_hf(init_from, mesh, param_dtype)[2])
+    return Initial(student, _local(tokenizer or init_from), lambda mesh: from_hf(init_from, mesh, param_dtype)[2])
+
+
+def _local(folder: str | os.PathLike[str]) -> Path:
+    """A tokenizer's folder on local disk: itself, or a copy of an object store's (its weights left out)."""
+    if not is_remote(folder):
+        return Path(folder)
+    copy = Path(tempfile.mkdtemp(prefix="cogpo-tokenizer-"))
+    for file in epath.Path(folder).iterdir():
+        if file.suffix in (".json", ".txt", ".jinja") and file.is_file():
+            (copy / file.name).write_bytes(file.read_bytes())
+    return copy
 
 
 def load_params(

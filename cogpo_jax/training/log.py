@@ -2,17 +2,19 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from cogpo_jax.atomic import write_atomic
+from etils import epath
+
+from cogpo_jax.atomic import is_remote, write_atomic
 from cogpo_jax.data.plan import StepPlan
 from cogpo_jax.data.tokens import TokenizedData
 from cogpo_jax.objective import metrics
 
 
-def truncate_after(path: Path, step: int) -> int:
+def truncate_after(path: epath.Path, step: int) -> int:
     """Keeps the lines of steps up to `step`, whole lines only; returns how many were cut."""
     if not path.is_file():
         return 0
@@ -34,16 +36,16 @@ class MetricsLog:
     """Appends to `folder/name` and, where asked for, to TensorBoard under `folder/tensorboard`."""
 
     def __init__(self, folder: str | os.PathLike[str], name: str, *, tensorboard: bool, resume_step: int):
-        self._path = Path(folder) / name
+        self._path = epath.Path(folder) / name
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.cut = truncate_after(self._path, resume_step)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the log)
+        self._file = _open(self._path)
         self._board = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
             # purge_step hides what an interrupted run logged past its checkpoint.
-            self._board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=resume_step or None)
+            self._board = SummaryWriter(os.fspath(epath.Path(folder) / "tensorboard"), purge_step=resume_step or None)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Writes one line; nested objects become `name/gap` scalars in TensorBoard."""
@@ -57,13 +59,47 @@ class MetricsLog:
                 if isinstance(scalar, (int, float)) and tag != "step":
                     self._board.add_scalar(tag, scalar, record["step"])
 
+    def sync(self) -> None:
+        """Brings what was written so far to where it stays: lines up to a checkpoint must not be lost."""
+        if isinstance(self._file, _RemoteLines):
+            self._file.upload()
+
     def close(self) -> None:
         """Makes all lines durable and closes the files."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        if isinstance(self._file, _RemoteLines):
+            self._file.upload()
+        else:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+class _RemoteLines:
+    """Appends to an object, which can only be written whole: at most every half minute, and at the end."""
+
+    SECONDS = 30.0
+
+    def __init__(self, path: epath.Path):
+        self._path = path
+        self._text = path.read_text() if path.exists() else ""
+        self._uploaded = time.monotonic()
+
+    def write(self, line: str) -> None:
+        self._text += line
+
+    def flush(self) -> None:
+        if time.monotonic() - self._uploaded > self.SECONDS:
+            self.upload()
+
+    def upload(self) -> None:
+        write_atomic(self._path, self._text)
+        self._uploaded = time.monotonic()
+
+
+def _open(path: epath.Path) -> Any:
+    return _RemoteLines(path) if is_remote(path) else open(path, "a", encoding="utf-8")
 
 
 def step_record(

@@ -11,10 +11,10 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from cogpo_jax.atomic import write_atomic, write_json
 from cogpo_jax.errors import UserError
@@ -33,7 +33,7 @@ class ReferenceCache:
 
     def __init__(self, folder: str | os.PathLike[str], key: Mapping[str, Any], say: Callable[[str], None] = print):
         text = json.dumps(dict(key), sort_keys=True)
-        self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:32]
+        self.folder = epath.Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:32]
         self._say = say
         self._check_meta(dict(key))
         self._entries = self._load()
@@ -47,7 +47,9 @@ class ReferenceCache:
 
     def _load(self) -> np.ndarray:
         parts = [np.empty(0, _ENTRY)]
-        for path in sorted(self.folder.glob("part-*.npy")):
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+            if not path.name.startswith("part-"):
+                continue
             data = path.read_bytes()
             if path.stem != f"part-{hashlib.sha256(data).hexdigest()[:32]}":
                 self._say(f"reference cache: {path} is damaged: left out, its log-probs are computed again")

@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
 from cogpo_jax import text
-from cogpo_jax.atomic import write_json
+from cogpo_jax.atomic import is_remote, write_atomic, write_json
 from cogpo_jax.data.plan import EpochPlan, default_shapes
 from cogpo_jax.data.tokens import TokenizedData, length_summary, load_tokens
 from cogpo_jax.errors import UserError
@@ -33,7 +34,7 @@ class Setup:
     """What `prepare` made of a config and a workdir on this process."""
 
     config: config_dict.ConfigDict
-    workdir: Path
+    workdir: epath.Path
     initial: Initial
     mesh: Mesh
     tokenizer: Any
@@ -46,17 +47,14 @@ class Setup:
     learning_rate: optax.Schedule
     abstract: dict[str, Any]  # params and opt_state as ShapeDtypeStructs with shardings
     programs: Programs
+    held_out: (
+        tuple[TokenizedData, EpochPlan] | None
+    )  # of config.eval: its records, and a plan that scores them in order
 
     @property
     def main(self) -> bool:
         """Whether this process writes files and speaks."""
         return jax.process_index() == 0
-
-    def held_out(self) -> tuple[TokenizedData, EpochPlan]:
-        """The records of config.eval as ids, and the plan that scores them all once, in order."""
-        config = self.config
-        data = _tokens(config, config.eval.data, config.eval.split, self.tokenizer, self.workdir, self.main)
-        return data, _plan(config, data, self.mesh, shuffle=False)
 
     def score_program(self, plan: EpochPlan) -> Any:
         """The score program for micro-batches of `plan`."""
@@ -66,7 +64,7 @@ class Setup:
         return make_programs(other, self.optimizer, self.abstract["params"], self.abstract["opt_state"]).score
 
 
-def prepare(config: config_dict.ConfigDict, workdir: Path, initial: Initial) -> Setup:
+def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initial) -> Setup:
     """Reads the data, plans the epochs, writes the run's files. Raises UserError before anything is compiled."""
     mesh = make_mesh(config.mesh.to_dict())
     tokenizer = text.load_tokenizer(initial.tokenizer_folder)
@@ -79,6 +77,10 @@ def prepare(config: config_dict.ConfigDict, workdir: Path, initial: Initial) -> 
     plan = _plan(config, data, mesh, shuffle=True)
     schedule_steps = config.epochs * plan.steps_per_epoch or config.max_steps
     total_steps = min(schedule_steps, config.max_steps or schedule_steps)
+    held_out = None
+    if config.eval.data:  # read now: a fault in it must not wait for the end of training
+        held_data = _tokens(config, config.eval.data, config.eval.split, tokenizer, workdir, jax.process_index() == 0)
+        held_out = held_data, _plan(config, held_data, mesh, shuffle=False, what="eval.data")
     _write_run_files(config, workdir, initial, data, plan, total_steps)
     step_settings = StepSettings(
         student=initial.student,
@@ -106,6 +108,7 @@ def prepare(config: config_dict.ConfigDict, workdir: Path, initial: Initial) -> 
         learning_rate=learning_rate_schedule(config.optimizer, schedule_steps),
         abstract={name: with_shardings(tree, param_shardings(mesh, tree)) for name, tree in abstract.items()},
         programs=make_programs(step_settings, optimizer, params, abstract["opt_state"]),
+        held_out=held_out,
     )
 
 
@@ -120,11 +123,12 @@ def as_float32(params: Any) -> Any:
 
 
 def _tokens(
-    config: config_dict.ConfigDict, folder: str, split: str, tokenizer: Any, workdir: Path, main: bool
+    config: config_dict.ConfigDict, folder: str, split: str, tokenizer: Any, workdir: epath.Path, main: bool
 ) -> TokenizedData:
     # Each process builds its own: two that write one cache would trip over each other.
     own = f"process-{jax.process_index()}" if jax.process_count() > 1 else ""
-    cache = Path(config.token_cache.dir or workdir / "token_cache") / own
+    beside = Path.home() / ".cache" / "cogpo-jax" / "tokens" if is_remote(workdir) else workdir / "token_cache"
+    cache = Path(config.token_cache.dir or beside) / own
     with Bar(f"tokenising {split}", 1, quiet=not main) as bar:
         return load_tokens(folder, split, config.objective, tokenizer, settings.text_format(config), cache, bar.at)
 
@@ -148,7 +152,7 @@ def _plan(config: config_dict.ConfigDict, data: TokenizedData, mesh: Mesh, *, sh
 
 def _write_run_files(
     config: config_dict.ConfigDict,
-    workdir: Path,
+    workdir: epath.Path,
     initial: Initial,
     data: TokenizedData,
     plan: EpochPlan,
@@ -179,7 +183,11 @@ def _write_run_files(
     write_json(workdir / "config.json", config.to_dict())
     write_json(workdir / STUDENT_FILE, initial.student.to_hf())
     own = workdir / TOKENIZER_FOLDER
-    if not own.is_dir():
+    if is_remote(workdir):
+        for file in initial.tokenizer_folder.iterdir():
+            if file.is_file() and not _not_tokenizer("", [file.name]):
+                write_atomic(own / file.name, file.read_bytes())
+    elif not own.is_dir():
         staging = own.with_name(f".{own.name}.new")
         shutil.rmtree(staging, ignore_errors=True)
         shutil.copytree(initial.tokenizer_folder, staging, ignore=_not_tokenizer)

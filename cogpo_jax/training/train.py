@@ -1,13 +1,14 @@
 """A training run, from a config and a workdir to its last checkpoint. The same call goes on with a run that stopped."""
 
 import json
+import os
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import config_dict
 
 from cogpo_jax import __version__
@@ -27,7 +28,7 @@ from cogpo_jax.training.scoring import score_all
 from cogpo_jax.training.setup import Setup, as_float32, prepare
 
 
-def train(config: config_dict.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def train(config: config_dict.ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Trains (or goes on training) in `workdir` and returns what done.json holds.
 
     Raises UserError for bad input, before any long work; RunError where the run cannot go on (NaN, Inf).
@@ -36,10 +37,12 @@ def train(config: config_dict.ConfigDict, workdir: str | Path) -> dict[str, Any]
     hosts.connect(config.distributed)
     hosts.check_same(settings.same_on_all_hosts(config) | {"code": __version__})
     hosts.check_shared(workdir)
-    workdir = Path(workdir)
+    workdir = epath.Path(workdir)
     if (workdir / "config.json").is_file():
         settings.check_same_run(config, workdir / "config.json")
     verify_manifest(config.data)
+    if config.eval.data:
+        verify_manifest(config.eval.data)
     initial = resolve(
         config.init_from, config.model, config.tokenizer, seed=config.seed, param_dtype=config.param_dtype, say=say
     )
@@ -157,6 +160,8 @@ class Run:
 
     def _save(self) -> None:
         self.report()  # a NaN must be seen before it is saved
+        if self.log:
+            self.log.sync()
         self.checkpoints.save(self.done, self.params, self.opt_state, self.meta)
 
     def report(self) -> None:
@@ -179,19 +184,20 @@ class Run:
         self.bar.at(record["step"], note=f"loss {record['loss']:.4f}, {record['tokens_per_second']:.0f} tok/s")
         if not np.isfinite([record["loss"], record["grad_norm"]]).all():
             names = [setup.data.names[g] for g in step.groups]
+            self.checkpoints.wait()
             saved = self.checkpoints.steps()
             raise RunError(
                 f"step {record['step']}: loss {record['loss']}, gradient norm {record['grad_norm']}: not finite; "
-                f"groups {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}; last good checkpoint: "
+                f"groups {', '.join(names[:32])}{' ...' if len(names) > 32 else ''}; last good checkpoint: "
                 f"{f'step {saved[-1]}' if saved else 'none'}"
             )
 
     def _evaluate(self) -> dict[str, Any]:
         """Scores the held-out records; writes a line of eval.jsonl and, for pairs, eval_pairs.jsonl."""
         setup = self.setup
-        if not self.config.eval.data:
+        if not setup.held_out:
             return {}
-        data, plan = setup.held_out()
+        data, plan = setup.held_out
         feed = Feed(data, plan, setup.mesh, slots=plan.max_slots)
         logps, tokens = score_all(setup.score_program(plan), self.params, data, plan, feed)
         summary = {"step": self.done, "dropped": {reason: n for reason, n in plan.drops.items() if n}}
