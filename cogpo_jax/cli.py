@@ -52,7 +52,7 @@ def _parse(argv: list[str]) -> None:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError(f"command line: {error}") from error
+        raise UserError(f"command line: {_one_line(error)}") from error
     except (AttributeError, KeyError) as error:  # config_flags names an unknown field by its last part only
         raise UserError(
             f"{_unknown_field(argv, error)}: no such config field; see the config file for the known ones"
@@ -99,8 +99,10 @@ def _print_help(argv: list[str]) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split())
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if "Traceback (most recent call last)" in text:  # of a config file, quoted by config_flags: its last line says it
+        text = text.strip().splitlines()[-1].partition(": ")[2] or text
+    return " ".join(text.split())
 
 
 def _fail(message: str, code: int) -> Any:

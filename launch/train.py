@@ -16,6 +16,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.training import settings
 
 CONFIG = cli.define_config()
+PRINT_SHARDINGS = flags.DEFINE_bool("print_shardings", False, "Print where every parameter and Adam moment lives.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same folder again goes on with it.")
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     settings.check(config)  # before jax is imported: a mistyped field should not wait for an accelerator
     from cogpo_jax.training.train import train
 
-    print(json.dumps(train(config, WORKDIR.value)))
+    print(json.dumps(train(config, WORKDIR.value, print_shardings=PRINT_SHARDINGS.value)))
 
 
 if __name__ == "__main__":

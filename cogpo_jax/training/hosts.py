@@ -78,6 +78,15 @@ def check_same(facts: Mapping[str, Any]) -> None:
         raise UserError(f"{', '.join(faults)}: differs between hosts: every host must run the same")
 
 
+def code_digest() -> str:
+    """Names the code that runs: the hash of every module of the package."""
+    package = Path(__file__).parents[1]
+    whole = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        whole.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    return whole.hexdigest()[:16]
+
+
 def check_shared(workdir: Any) -> None:
     """Raises UserError, on every host, where `workdir` is not one folder that all hosts see."""
     if jax.process_count() == 1:

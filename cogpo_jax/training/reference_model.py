@@ -1,5 +1,6 @@
 """The reference of a run: its own first weights, read from the cache or kept live."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from cogpo_jax.data.plan import EpochPlan
 from cogpo_jax.data.tokens import TokenizedData
 from cogpo_jax.errors import UserError
 from cogpo_jax.progress import Bar, say
+from cogpo_jax.training import hosts
 from cogpo_jax.training.checksum import tree_digest
 from cogpo_jax.training.reference import ReferenceCache, reference_key
 from cogpo_jax.training.scoring import drift, fill_reference
@@ -43,6 +45,9 @@ class ReferenceModel:
         folder = setup.config.reference_cache.dir or setup.workdir / "reference_cache"
         key = reference_key(self._digest, setup.config.compute_dtype, setup.settings.forward.attention)
         cache = ReferenceCache(folder, key, say)
+        # What is missing is scored by all hosts together: they must miss the same.
+        known = hashlib.sha256(cache.lookup(data.digests)[0].tobytes()).hexdigest()
+        hosts.check_same({f"reference cache in {folder}": known})
         feed = Feed(data, plan, setup.mesh, slots=plan.max_slots)
         with Bar(f"reference, {what}", 1, quiet=not setup.main) as bar:
             return fill_reference(cache, setup.score_program(plan), self.params, data, plan, feed, steps, bar.at)

@@ -11,13 +11,13 @@ import numpy as np
 from etils import epath
 from ml_collections import config_dict
 
-from cogpo_jax import __version__
 from cogpo_jax.atomic import write_atomic, write_json
 from cogpo_jax.data.feed import Feed, prefetch
 from cogpo_jax.data.plan import StepPlan
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.progress import Bar, say
 from cogpo_jax.records import verify_manifest
+from cogpo_jax.sharding import describe
 from cogpo_jax.training import evaluate, hosts, settings
 from cogpo_jax.training.checkpoint import Checkpoints
 from cogpo_jax.training.checksum import tree_digest
@@ -28,14 +28,18 @@ from cogpo_jax.training.scoring import score_all
 from cogpo_jax.training.setup import Setup, as_float32, prepare
 
 
-def train(config: config_dict.ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def train(
+    config: config_dict.ConfigDict, workdir: str | os.PathLike[str], *, print_shardings: bool = False
+) -> dict[str, Any]:
     """Trains (or goes on training) in `workdir` and returns what done.json holds.
+
+    print_shardings: also prints where every parameter and Adam moment lives.
 
     Raises UserError for bad input, before any long work; RunError where the run cannot go on (NaN, Inf).
     """
     settings.check(config)
     hosts.connect(config.distributed)
-    hosts.check_same(settings.same_on_all_hosts(config) | {"code": __version__})
+    hosts.check_same(settings.same_on_all_hosts(config) | {"code": hosts.code_digest()})
     hosts.check_shared(workdir)
     workdir = epath.Path(workdir)
     if (workdir / "config.json").is_file():
@@ -50,6 +54,8 @@ def train(config: config_dict.ConfigDict, workdir: str | os.PathLike[str]) -> di
         jax.config.update("jax_compilation_cache_dir", config.compile_cache.dir)
     setup = prepare(config, workdir, initial)
     hosts.check_same({"data": setup.data.digest})
+    if print_shardings and setup.main:
+        say(describe(setup.abstract))
     return Run(setup).train()
 
 

@@ -37,6 +37,7 @@ def config():
         (["--topology=v5litepod-16"], "no such topology"),
         ([], "--topology: missing"),
         (["--topology=v5e:4x4", "--num_slices=0"], "--num_slices: 0"),
+        (["--config=configs/cogpo_tpu.py:8b"], "configs/cogpo_tpu.py:8b: no such size; known are 0.5b,"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, words):
