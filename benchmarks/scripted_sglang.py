@@ -1,6 +1,7 @@
 """A real SGLang server that says what a recording says: every answer is forced word for word by a grammar."""
 
 import json
+import time
 from typing import Any
 
 import httpx
@@ -54,4 +55,8 @@ def forget(url: str) -> None:
     workers = httpx.get(f"{url}/workers", trust_env=False)
     urls = [worker["url"] for worker in workers.json()["workers"]] if workers.is_success else [url]
     for worker in urls:
-        httpx.post(f"{worker}/flush_cache", timeout=30, trust_env=False).raise_for_status()
+        deadline = time.monotonic() + 60  # refused while requests run, those of a client that has gone too
+        while not httpx.post(f"{worker}/flush_cache", timeout=30, trust_env=False).is_success:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{worker}: does not empty its cache")
+            time.sleep(0.5)

@@ -14,6 +14,7 @@ def get_config() -> config_dict.ConfigDict:
     c = config_dict.ConfigDict()
     c.input = "examples/math_cots/problems.jsonl"  # JSONL file or hf:NAME[:SPLIT], see crv/problems.py
     c.limit = 0  # problems from the start of the input; 0 = all
+    c.sample = 0  # a pilot: so many problems drawn from all of the input, with a forecast for the rest; 0 = off
     c.seed = 0  # of sampling and of the held-out split
     c.student = "a small language model"  # for whom the critic judges, in the prompt's words
     c.prompts = "default"  # default | authors | a folder of prompt files
@@ -29,6 +30,7 @@ def get_config() -> config_dict.ConfigDict:
     c.pool.api_key = ""  # openai: name of the environment variable that holds the key
     c.pool.concurrency = 64  # most requests in flight
     c.pool.timeout = 600.0  # seconds a call may take
+    c.pool.gpus = 0  # behind the pool: for the count of GPU-hours
     c.pool.retries = 8  # per call, on errors of server or network
 
     c.sampling = config_dict.ConfigDict()

@@ -20,8 +20,8 @@ FORMATS = ("authors", "datasets")
 def write_also(workdir: str | Path, formats: tuple[str, ...], beta: Mapping[str, float]) -> list[str]:
     """Writes each of `formats` beside the records of `workdir` and returns the paths.
 
-    authors: `authors/{split}.json`, a list of {prompt, chosen, rejected, beta, gap}: as the authors released theirs, with
-    `beta` by gap. datasets: `datasets/{groups,sft}`, for `datasets.load_from_disk`.
+    authors: `authors/{split}.json`, a list of {prompt, chosen, rejected, beta, gap}: as the authors released theirs,
+    with `beta` by gap. datasets: `datasets/{groups,sft}`, for `datasets.load_from_disk`.
     """
     folder = Path(workdir)
     written = []

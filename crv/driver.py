@@ -4,23 +4,24 @@ import asyncio
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cogpo_jax.atomic import sha256_file
 from cogpo_jax.errors import UserError
 from crv.agents import Agents
 from crv.also import write_also
 from crv.export import count_calls, export, gaps_of, outcome_row, summarise
-from crv.hygiene import Hygiene
-from crv.ledger import Ledger, place_of
+from crv.forecast import forecast
+from crv.intake import pending, remaining, rows_of_input, take_in
+from crv.ledger import Ledger
 from crv.loop import Outcome, run_problem
 from crv.options import Options, claim_workdir
 from crv.pool.agents import AgentPools
 from crv.pool.base import Answer, Pool, PoolError, Request
 from crv.pool.recorded import RecordedPool
-from crv.problems import Problem, check_input, read_problems, read_questions
+from crv.problems import Problem, check_input, read_questions
 from crv.progress import Progress
 from crv.prompts import load_prompts
 from crv.verify import grade
@@ -67,15 +68,16 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dic
         AlgebraWorkers(options.grader_workers, options.grader_seconds, options.grader_megabytes) as workers,
     ):
         _refresh(ledger, options, prompts)
-        total = await asyncio.to_thread(_take_in, ledger, options)
+        await asyncio.to_thread(take_in, ledger, options)
         agents = Agents(prompts, options.models, options.samplings, options.student, options.seed, options.blind_brief)
         calls = _LedgerPool(ledger, pool)
         compare = ladder(_recorded_compare(ledger, workers))
-        with Progress(total, ledger.counts("state")) as progress:
+        start = time.monotonic()
+        with Progress(remaining(ledger), ledger.counts("state")) as progress:
             try:
                 await pool.start()
                 await _all(
-                    _pending(ledger, options),
+                    pending(ledger, options),
                     options.problems_in_flight,
                     ledger,
                     agents,
@@ -86,6 +88,7 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dic
                 )
             finally:
                 await pool.close()
+        seconds = time.monotonic() - start
         info = {
             "config": options.identity(),
             "prompts": {agent: prompt.digest for agent, prompt in sorted(prompts.items())},
@@ -100,6 +103,11 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dic
             "asked_now": calls.asked,
             "pool": pool.statistics(),
             "workdir": str(workdir),
+            **(
+                {"forecast": forecast(ledger, rows_of_input(ledger), seconds, calls.asked, options.pool["gpus"])}
+                if options.sample
+                else {}
+            ),
         }
 
 
@@ -186,61 +194,3 @@ def _refresh(ledger: Ledger, options: Options, prompts: Any) -> None:
     if ledger.meta("outcomes_from") != source:
         ledger.forget_outcomes()
         ledger.set_meta("outcomes_from", source)
-
-
-def _take_in(ledger: Ledger, options: Options) -> int:
-    """Reads the whole input once: refuses bad rows and ids with two texts, counts repeats; returns how many remain.
-
-    Skipped where this ledger has taken in the same file already.
-    """
-    digest = options.input if options.input.startswith("hf:") else sha256_file(options.input)
-    known = ledger.meta("input_sha256")
-    if known is not None and known != digest:
-        raise UserError(
-            f"input: {options.input}: changed since this workdir was begun; restore it, or give another workdir"
-        )
-    if ledger.meta("taken_in") is None:
-        ledger.set_meta("input_sha256", digest)
-        ledger.db.execute("DELETE FROM problems")
-        evaluation = {Path(source).stem: read_questions(source) for source in options.hygiene.against}
-        hygiene = Hygiene(options.hygiene, evaluation, ledger.path.with_name("hygiene.scratch"))
-        ledger.db.execute("BEGIN")
-        try:
-            repeated = sum(_add(ledger, problem, hygiene) for problem in _limited(options))
-        except BaseException:
-            ledger.db.execute("ROLLBACK")
-            raise
-        finally:
-            hygiene.close()
-        ledger.db.execute("COMMIT")
-        ledger.set_meta("taken_in", str(repeated))
-    return ledger.db.execute("SELECT COUNT(*) FROM problems WHERE dropped = ''").fetchone()[0]
-
-
-def _add(ledger: Ledger, problem: Problem, hygiene: Hygiene) -> int:
-    """Adds a problem to the ledger's list with its verdict; 1 where it stands there already with the same content."""
-    digest = hashlib.sha256(repr(problem).encode()).digest()
-    if ledger.db.execute("INSERT OR IGNORE INTO problems VALUES (?,?,'')", (problem.problem_id, digest)).rowcount:
-        if reason := hygiene.reason(problem):
-            ledger.db.execute("UPDATE problems SET dropped=? WHERE problem_id=?", (reason, problem.problem_id))
-        return 0
-    (other,) = ledger.db.execute("SELECT digest FROM problems WHERE problem_id=?", (problem.problem_id,)).fetchone()
-    if other != digest:
-        raise UserError(
-            f"input: problem_id {problem.problem_id!r}: two rows with different content have it; ids must be unique"
-        )
-    return 1
-
-
-def _limited(options: Options) -> Iterator[Problem]:
-    for number, problem in enumerate(read_problems(options.input), 1):
-        if options.limit and number > options.limit:
-            return
-        yield problem
-
-
-def _pending(ledger: Ledger, options: Options) -> Iterator[Problem]:
-    for problem in _limited(options):
-        mine = int.from_bytes(place_of(problem.problem_id)[:8], "big") % options.drivers == options.driver
-        if mine and not ledger.finished(problem.problem_id) and not ledger.dropped(problem.problem_id):
-            yield problem

@@ -17,6 +17,7 @@ _FREE = (
     "pool.concurrency",
     "pool.timeout",
     "pool.retries",
+    "pool.gpus",
     "pool.api_key",
     "problems_in_flight",
     "grader.workers",
@@ -29,6 +30,7 @@ class Options:
 
     input: str
     limit: int
+    sample: int
     seed: int
     student: str
     prompts: str
@@ -73,6 +75,7 @@ class Options:
             "concurrency": c.integer("pool.concurrency", 1),
             "timeout": c.number("pool.timeout", 0.001),
             "retries": c.integer("pool.retries", 0),
+            "gpus": c.integer("pool.gpus", 0),
         }
         if pool["kind"] == "recorded" and not pool["recordings"]:
             raise UserError("pool.recordings: empty: pool.kind recorded needs a file of recorded answers")
@@ -84,6 +87,7 @@ class Options:
         options = cls(
             input=c.text("input"),
             limit=c.integer("limit", 0),
+            sample=c.integer("sample", 0),
             seed=c.integer("seed", 0),
             student=c.text("student"),
             prompts=c.text("prompts"),

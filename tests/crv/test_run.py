@@ -16,6 +16,7 @@ import pytest
 from cogpo_jax.errors import UserError
 from cogpo_jax.records import read_groups, read_sft, splits
 from crv.driver import run
+from crv.forecast import findings
 from crv.merge import merge
 from crv.pool.base import PoolError
 from crv.why import why
@@ -281,3 +282,24 @@ def test_the_data_half_never_imports_jax():
     code = "import sys, crv.driver; print([m for m in ('jax', 'torch', 'tensorflow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_pilot_draws_from_all_of_the_input_and_forecasts_the_rest(tmp_path):
+    lines = Path("examples/math_cots/problems.jsonl").read_text().splitlines()[::-1]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    pilot = run(replace(options(limit=0), input=str(tmp_path / "in.jsonl"), sample=30), tmp_path / "run")
+    forecast = pilot["forecast"]
+    assert (pilot["problems"]["total"], forecast["pilot"], forecast["problems"]) == (30, 30, len(lines))
+    assert forecast["calls"] == round(sum(c["calls"] for c in pilot["calls"].values()) * len(lines) / 30)
+    assert forecast["findings"] == []
+    drawn = {g.problem_id for split in ("train", "validation") for g in read_groups(tmp_path / "run", split)}
+    assert drawn - {json.loads(line)["problem_id"] for line in lines[:30]}, "not the first thirty"
+
+
+def test_a_critic_of_one_word_is_a_finding():
+    assert findings({"easy": 58, "hard": 2}, {"original_wrong": 3}, 100) == [
+        "the critic says 'easy' of 58 of 60 texts: change its prompt or its model"
+    ]
+    assert findings({"easy": 30, "hard": 30}, {"original_wrong": 40}, 100) == [
+        "40 of 100 problems are dropped as original_wrong"
+    ]

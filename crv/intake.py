@@ -1,0 +1,112 @@
+"""The first pass over the input: every row checked, repeats counted, hygiene's drops noted, a pilot's sample drawn."""
+
+import hashlib
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+
+from cogpo_jax.atomic import sha256_file
+from cogpo_jax.errors import UserError
+from crv.hygiene import Hygiene
+from crv.ledger import Ledger, place_of
+from crv.options import Options
+from crv.problems import Problem, read_problems, read_questions
+
+_EVERY = b"\xff" * 32
+
+
+def take_in(ledger: Ledger, options: Options) -> None:
+    """Reads the whole input into the ledger's list of problems: bad rows and ids with two texts are refused.
+
+    Skipped where this ledger has taken in the same file already; refused where the file has changed since.
+    """
+    digest = options.input if options.input.startswith("hf:") else sha256_file(options.input)
+    known = ledger.meta("input_sha256")
+    if known is not None and known != digest:
+        raise UserError(
+            f"input: {options.input}: changed since this workdir was begun; restore it, or give another workdir"
+        )
+    if ledger.meta("taken_in") is not None:
+        return
+    ledger.set_meta("input_sha256", digest)
+    ledger.db.execute("DELETE FROM problems")
+    evaluation = {Path(source).stem: read_questions(source) for source in options.hygiene.against}
+    hygiene = Hygiene(options.hygiene, evaluation, ledger.path.with_name("hygiene.scratch"))
+    rows, last = _draw(options)
+    ledger.db.execute("BEGIN")
+    try:
+        repeated = sum(_add(ledger, problem, hygiene) for problem in _drawn(options, last))
+    except BaseException:
+        ledger.db.execute("ROLLBACK")
+        raise
+    finally:
+        hygiene.close()
+    ledger.db.execute("COMMIT")
+    ledger.set_meta("rows", str(rows))
+    ledger.set_meta("last_place", last.hex())
+    ledger.set_meta("taken_in", str(repeated))
+
+
+def rows_of_input(ledger: Ledger) -> int:
+    """Rows of the input within the limit, a pilot's sample or not."""
+    return int(ledger.meta("rows") or 0)
+
+
+def remaining(ledger: Ledger) -> int:
+    """Problems that intake let through."""
+    return int(ledger.db.execute("SELECT COUNT(*) FROM problems WHERE dropped = ''").fetchone()[0])
+
+
+def pending(ledger: Ledger, options: Options) -> Iterator[Problem]:
+    """This driver's problems without an outcome, in input order (a repeated row may come twice)."""
+    for problem in _drawn(options, bytes.fromhex(ledger.meta("last_place") or "")):
+        mine = int.from_bytes(place_of(problem.problem_id)[:8], "big") % options.drivers == options.driver
+        if mine and not ledger.finished(problem.problem_id) and not ledger.dropped(problem.problem_id):
+            yield problem
+
+
+def _limited(options: Options) -> Iterator[Problem]:
+    for number, problem in enumerate(read_problems(options.input), 1):
+        if options.limit and number > options.limit:
+            return
+        yield problem
+
+
+def _draw(options: Options) -> tuple[int, bytes]:
+    """(rows, the last place that is drawn): a sample is the problems whose ids hash lowest, wherever they stand."""
+    if not options.sample:
+        return sum(1 for _ in _limited(options)), _EVERY
+    rows = _Counted(_limited(options))
+    lowest = heapq.nsmallest(options.sample, (place_of(problem.problem_id) for problem in rows))
+    return rows.count, lowest[-1]
+
+
+class _Counted:
+    """An iterator that knows how much it has given."""
+
+    def __init__(self, problems: Iterator[Problem]):
+        self._problems, self.count = problems, 0
+
+    def __iter__(self) -> Iterator[Problem]:
+        for problem in self._problems:
+            self.count += 1
+            yield problem
+
+
+def _drawn(options: Options, last: bytes) -> Iterator[Problem]:
+    return (problem for problem in _limited(options) if last == _EVERY or place_of(problem.problem_id) <= last)
+
+
+def _add(ledger: Ledger, problem: Problem, hygiene: Hygiene) -> int:
+    """Adds a problem to the ledger's list with its verdict; 1 where it stands there already with the same content."""
+    digest = hashlib.sha256(repr(problem).encode()).digest()
+    if ledger.db.execute("INSERT OR IGNORE INTO problems VALUES (?,?,'')", (problem.problem_id, digest)).rowcount:
+        if reason := hygiene.reason(problem):
+            ledger.db.execute("UPDATE problems SET dropped=? WHERE problem_id=?", (reason, problem.problem_id))
+        return 0
+    (other,) = ledger.db.execute("SELECT digest FROM problems WHERE problem_id=?", (problem.problem_id,)).fetchone()
+    if other != digest:
+        raise UserError(
+            f"input: problem_id {problem.problem_id!r}: two rows with different content have it; ids must be unique"
+        )
+    return 1
