@@ -44,7 +44,10 @@ CONFIG = cli.define_config("configs/crv_recorded.py")
 FITTING, TERSE, DETAILED = 3, (1, 2), (5, 6)
 TERSE_AT_MOST, DETAILED_AT_LEAST, MIN_TOKENS = 0.83, 1.2, 20
 MAX_TOKENS = 512  # of any text: a tiny student's row
-MADE, MEDIUM, SPEAKING, FAILING, WRONG_ORIGINALS = 134, 20, 12, 4, 4
+MADE, MEDIUM, SPEAKING, FAILING, WRONG_ORIGINALS = 145, 20, 12, 4, 4
+# Of made triangles. Three teachers' levels have little style in common: a tiny student, with about a hundred problems
+# to learn from, learns one teacher's.
+TEACHER = "llama-3-70b"
 SOURCE = "MATH train (EIT-NLP/Distilling-CoT-Reasoning@cc33822e)"
 
 
@@ -206,13 +209,15 @@ def _case_without_mistake(row: Any, by_teacher: Any, wanted: Any, pick: Any, rng
     wrong = [c for c in every if c.verdict == INCORRECT]
     if wanted["wrong"] > 0 and len(wrong) >= 2:
         return Case(row, wrong[0], "", solutions=[wrong[1]], what="wrong")
-    options = list(triangles(by_teacher))
+    options = [triangle for triangle in triangles(by_teacher) if triangle[0].teacher == TEACHER]
     if not options:
         return None
     fit, other, label, _ = pick(options)
     if wanted["failing"] > 0 and wrong:
         return Case(row, other, label, rewrites=wrong[:1], what="failing")
-    made = corrupt_by_rule(fit.text, rng)
+    # Made from the unsuitable text where it can be: were every mistake made from a fitting one, style alone would tell
+    # right from wrong in the medium pairs, and teach a student that sees only style the reverse of the small pairs.
+    made = corrupt_by_rule(other.text, rng) or corrupt_by_rule(fit.text, rng)
     if not made or wrong:
         return None
     speaking = [c for c in every if c.speaks and c.verdict == CORRECT]
@@ -220,7 +225,8 @@ def _case_without_mistake(row: Any, by_teacher: Any, wanted: Any, pick: Any, rng
         return Case(row, other, label, rewrites=[speaking[0], fit], wrong=made, what="speaking")
     if wanted["made"] > 0:
         return Case(row, other, label, rewrites=[fit], wrong=made, what="made")
-    if wanted["medium"] > 0:
+    made = corrupt_by_rule(fit.text, rng)
+    if wanted["medium"] > 0 and made:
         return Case(row, fit, "medium", wrong=made, what="medium")
     return None
 

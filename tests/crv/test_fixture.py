@@ -46,13 +46,25 @@ def test_no_text_is_there_twice_and_a_triangle_has_one_teacher(groups):
         assert len({r.model for r in group.responses if r.origin != "rule"}) == 1
 
 
+def test_style_does_not_give_the_wrong_text_away(groups):
+    """By length, a wrong text is like the unsuitable one at least as often as like the suitable one."""
+    nearer = []
+    for by_kind in ({r.kind: length(r) for r in group.responses} for group in groups):
+        unsuitable = by_kind.get("easy", by_kind.get("hard"))
+        if unsuitable is not None and "incorrect" in by_kind:
+            wrong = by_kind["incorrect"]
+            nearer.append(abs(wrong - unsuitable) < abs(wrong - by_kind["suitable"]))
+    assert sum(nearer) >= 0.5 * len(nearer)
+
+
 def test_made_mistakes_have_their_models_length_and_natural_ones_are_there(groups):
     natural = 0
     for group in groups:
         by_kind = {response.kind: response for response in group.responses}
         wrong = by_kind.get("incorrect")
         if wrong and wrong.origin == "rule":
-            assert abs(length(wrong) - length(by_kind["suitable"])) <= 2
+            models = [r for r in group.responses if r.kind in ("suitable", "easy", "hard")]
+            assert min(abs(length(wrong) - length(r)) for r in models) <= 2
         else:
             natural += wrong is not None
     assert natural >= 35
