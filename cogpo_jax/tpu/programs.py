@@ -23,6 +23,7 @@ from cogpo_jax.sharding import (
 )
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import ForwardOptions, abstract_params
+from cogpo_jax.student.splash import tile_size
 from cogpo_jax.tpu.topology import Topology
 from cogpo_jax.training.optimizer import make_optimizer
 from cogpo_jax.training.step import StepSettings, make_programs, zero_metrics
@@ -61,6 +62,8 @@ def programs(config: config_dict.ConfigDict, mesh: Mesh) -> list[Program]:
     """
     student = student_of(config)
     check_divides(mesh, student)
+    if config.attention in ("auto", "splash"):
+        tile_size(config.rows.length)
     rows, length = config.rows.per_device * row_shards(mesh), config.rows.length
     settings = StepSettings(
         student=student,

@@ -20,8 +20,9 @@ from cogpo_jax.data.tokens import TokenizedData, length_summary, load_tokens
 from cogpo_jax.errors import UserError
 from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.progress import Bar, say
-from cogpo_jax.sharding import make_mesh, param_shardings, row_shards
+from cogpo_jax.sharding import check_divides, make_mesh, param_shardings, row_shards
 from cogpo_jax.student.model import ForwardOptions, abstract_params
+from cogpo_jax.student.splash import tile_size
 from cogpo_jax.training import settings
 from cogpo_jax.training.checkpoint import with_shardings
 from cogpo_jax.training.initial import STUDENT_FILE, TOKENIZER_FOLDER, Initial
@@ -67,6 +68,10 @@ class Setup:
 def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initial) -> Setup:
     """Reads the data, plans the epochs, writes the run's files. Raises UserError before anything is compiled."""
     mesh = make_mesh(config.mesh.to_dict())
+    check_divides(mesh, initial.student)
+    attention = _attention(config.attention)
+    if attention == "splash":
+        tile_size(config.rows.length)
     tokenizer = text.load_tokenizer(initial.tokenizer_folder)
     if len(tokenizer) > initial.student.vocab_size:
         raise UserError(
@@ -84,7 +89,7 @@ def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initia
     _write_run_files(config, workdir, initial, data, plan, total_steps)
     step_settings = StepSettings(
         student=initial.student,
-        forward=ForwardOptions(config.compute_dtype, _attention(config.attention), config.remat, mesh),
+        forward=ForwardOptions(config.compute_dtype, attention, config.remat, mesh),
         objective=config.objective,
         loss=PreferenceOptions(**config.loss.to_dict()),
         logits_chunk=config.logits_chunk,

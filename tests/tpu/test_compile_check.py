@@ -76,6 +76,12 @@ def test_a_mesh_that_does_not_divide_the_student_is_refused(config):
         programs.programs(config, make_mesh({"tensor": 8}, jax.devices()))
 
 
+def test_a_row_length_that_the_kernel_cannot_tile_is_refused(config):
+    config.rows.length, config.attention = 1000, "splash"
+    with pytest.raises(UserError, match=r"rows.length: 1000: .*multiple of 128"):
+        programs.programs(config, make_mesh({"fsdp": -1}, jax.devices()))
+
+
 def verdict(peak, beside, config, **fields):
     for name, value in fields.items():
         config[name] = value
