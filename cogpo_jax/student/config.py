@@ -142,7 +142,7 @@ class StudentConfig:
 def _load(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if isinstance(source, Mapping):
         return dict(source), "model config"
-    path = Path(source)
+    path: Any = Path(source) if isinstance(source, str) else source  # a path of etils may be gs://
     path = path / "config.json" if path.is_dir() else path
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

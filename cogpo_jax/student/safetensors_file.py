@@ -7,6 +7,7 @@ and they are the kernel's to drop.
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -34,18 +35,38 @@ class TensorEntry(NamedTuple):
     start: int
     end: int
 
-    def array(self) -> np.ndarray:
-        """The tensor as a read-only memory map: what is sliced off it is all that is read."""
+    def array(self) -> "np.ndarray | RemoteTensor":
+        """The tensor, to be sliced: what is sliced off it is all that is read (a memory map, or byte ranges of gs://)."""
         if 0 in self.shape:
             return np.empty(self.shape, DTYPES[self.dtype])
+        if "://" in str(self.path):
+            return RemoteTensor(self)
         return np.memmap(self.path, DTYPES[self.dtype], mode="r", offset=self.start, shape=self.shape)
+
+
+class RemoteTensor:
+    """A tensor of a file that cannot be mapped; slicing it reads the byte range of the rows asked for, and no more."""
+
+    def __init__(self, entry: TensorEntry):
+        self._entry = entry
+
+    def __getitem__(self, index: slice | tuple[slice, ...]) -> np.ndarray:
+        entry, dtype = self._entry, DTYPES[self._entry.dtype]
+        index = index if isinstance(index, tuple) else (index,)
+        first, stop, _ = index[0].indices(entry.shape[0])
+        row_bytes = math.prod(entry.shape[1:]) * dtype.itemsize
+        with entry.path.open("rb") as f:
+            f.seek(entry.start + first * row_bytes)
+            data = f.read((stop - first) * row_bytes)
+        return np.frombuffer(data, dtype).reshape(stop - first, *entry.shape[1:])[(slice(None), *index[1:])]
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """The tensors of one file, by name. Raises UserError for a file that is missing, truncated or inconsistent."""
     try:
-        size = path.stat().st_size
         with path.open("rb") as f:
+            size = f.seek(0, os.SEEK_END)
+            f.seek(0)
             length = int.from_bytes(f.read(8), "little")
             header = json.loads(f.read(length)) if 8 + length <= size and length <= _MAX_HEADER else None
     except FileNotFoundError:

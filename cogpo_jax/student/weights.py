@@ -1,9 +1,11 @@
 """Hugging Face folders <-> parameters: streamed both ways, straight onto and off the mesh, bit for bit."""
 
 import errno
+import functools
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
@@ -36,25 +39,25 @@ def from_hf(
     Each process reads only the bytes of its own shards. Raises UserError for a folder that does not hold exactly the
     tensors of its config.json, before anything is read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give a Hugging Face folder")
-    config = StudentConfig.from_hf(folder)
-    if (folder / "tokenizer.json").is_file():
-        hf_folder.check_tokenizer(folder, config)
-    tensors = hf_folder.find_tensors(folder)
+    path = epath.Path(folder) if "://" in str(folder) else Path(folder)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give a Hugging Face folder")
+    config = StudentConfig.from_hf(path)
+    if (path / "tokenizer.json").is_file():
+        hf_folder.check_tokenizer(path, config)
+    tensors = hf_folder.find_tensors(path)
     abstract = abstract_params(config, _dtype("param_dtype", param_dtype))
-    hf_folder.check_tensors(folder, tensors, _hf_shapes(config), config.tie_word_embeddings)
+    hf_folder.check_tensors(path, tensors, _hf_shapes(config), config.tie_word_embeddings)
     if mesh is not None:
         check_divides(mesh, config)
     here = SingleDeviceSharding(jax.devices()[0])
     shardings = param_shardings(mesh, abstract) if mesh else jax.tree.map(lambda _: here, abstract)
     done = 0
-    with Bar(f"reading {folder.name}", len(tensors), quiet=jax.process_index() != 0) as bar:
+    with Bar(f"reading {path.name}", len(tensors), quiet=jax.process_index() != 0) as bar:
 
-        def read(path: Any, leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
+        def read(key: Any, leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
             nonlocal done
-            entries = [tensors[name] for name in _hf_names(array_path(path), config)]
+            entries = [tensors[name] for name in _hf_names(array_path(key), config)]
             array = jax.make_array_from_callback(leaf.shape, sharding, _reader(entries, leaf))
             done += len(entries)
             bar.at(done)
@@ -80,6 +83,10 @@ def to_hf(
     trained to end with) joins the tokens that stop generation. Of several processes every one must call this, and the
     first writes. Raises UserError where the disk is full or the tokenizer is another model's.
     """
+    if "://" in str(folder):
+        options: dict[str, Any] = {"end_token": end_token, "max_shard_bytes": max_shard_bytes}
+        write = functools.partial(to_hf, config, params, dtype=dtype, tokenizer_folder=tokenizer_folder, **options)
+        return _upload(write, epath.Path(folder), overwrite)
     folder, target = Path(folder), _dtype("dtype", dtype)
     if tokenizer_folder is not None:
         tokenizer_folder = Path(tokenizer_folder)
@@ -99,6 +106,21 @@ def to_hf(
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(f"{folder}: {error.strerror} while writing; nothing is left under this name") from None
         raise
+
+
+def _upload(write: Callable[..., None], folder: epath.Path, overwrite: bool) -> None:
+    """`to_hf` through the local disk; a bucket knows no rename, so config.json, which makes it a model, comes last."""
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise UserError(f"{folder}: exists and is not empty; give another name, or say overwrite")
+    with tempfile.TemporaryDirectory() as temporary:
+        local = Path(temporary) / "hf"
+        write(folder=local)
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").unlink(missing_ok=True)
+            for file in sorted(local.iterdir(), key=lambda file: file.name == "config.json"):
+                with file.open("rb") as source, (folder / file.name).open("wb") as target:
+                    shutil.copyfileobj(source, target, 16 << 20)
 
 
 def _dtype(field: str, name: str) -> np.dtype:

@@ -26,7 +26,8 @@ def export_checkpoint(
     run = epath.Path(workdir)
     if not (run / STUDENT_FILE).is_file():
         raise UserError(f"--workdir: {workdir}: holds no {STUDENT_FILE}; give the workdir of a run of launch/train.py")
-    if Path(output).exists() and not overwrite and (not Path(output).is_dir() or any(Path(output).iterdir())):
+    target = epath.Path(output)
+    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--output: {output}: exists and is not empty; give another name, or --overwrite")
     end_token = json.loads((run / "config.json").read_text())["text"]["end_token"]
     mesh = make_mesh({}, jax.devices()[:1])

@@ -16,8 +16,9 @@ from safetensors.numpy import load_file, save_file
 from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import make_mesh
 from cogpo_jax.student import hf_folder as checks
+from cogpo_jax.student import weights
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.student.safetensors_file import read_header
+from cogpo_jax.student.safetensors_file import RemoteTensor, TensorEntry, read_header
 from cogpo_jax.student.weights import from_hf, to_hf
 
 MakeFolder = Callable[..., tuple[Any, Path]]
@@ -249,6 +250,28 @@ def test_a_disk_without_room_is_refused_before_writing(
     with pytest.raises(UserError, match="GB free"):
         to_hf(config, params, tmp_path / "place" / "out")
     assert not list((tmp_path / "place").iterdir())
+
+
+def test_a_bucket_is_read_by_byte_range(hf_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, folder = hf_folder("qwen2")
+    expected = from_hf(folder)[2]
+    monkeypatch.setattr(TensorEntry, "array", lambda entry: RemoteTensor(entry))  # as for a path with ://
+    mesh = make_mesh({"fsdp": 4, "tensor": 2})
+    for a, b in zip(jax.tree.leaves(from_hf(folder, mesh)[2]), jax.tree.leaves(expected), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_a_bucket_gets_its_config_last(hf_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, folder = hf_folder("qwen2")
+    config, _, params = from_hf(folder)
+    monkeypatch.setattr(weights.epath, "Path", lambda path: tmp_path / str(path).removeprefix("gs://"))
+    written = []
+    monkeypatch.setattr(weights.shutil, "copyfileobj", lambda source, target, _: written.append(Path(target.name).name))
+    to_hf(config, params, "gs://bucket/out", "float32")
+    assert sorted(written) == sorted(p.name for p in (tmp_path / "bucket" / "out").iterdir())
+    assert written[-1] == "config.json"
+    with pytest.raises(UserError, match="not empty"):
+        to_hf(config, params, "gs://bucket/out", "float32")
 
 
 def test_a_header_is_read_as_safetensors_writes_it(tmp_path: Path) -> None:
