@@ -42,7 +42,9 @@ def get_config() -> config_dict.ConfigDict:
     c.max_rounds = 3  # rethinks of a problem before it is dropped
     c.recritique = False  # whether a rewrite must be judged medium again
     c.asks = 3  # times a question is asked while its answer is unusable (cut off, empty, unparsable)
-    c.solver = config_dict.ConfigDict({"attempts": 1})  # solutions asked for where the original is missing or wrong
+    # Solutions asked for where the original is missing or wrong; further ones in search of a natural wrong text.
+    c.solver = config_dict.ConfigDict({"attempts": 1, "for_wrong": 0})
+    c.judge = False  # a model may call answers the same that no rule can compare (it never proves a text wrong)
     # Answer-blind re-solves of a rewrite: k needed of n; brief: the output may only be the final statement.
     c.verifier = config_dict.ConfigDict({"asked": 1, "needed": 1, "brief": False})
     c.corrupter = config_dict.ConfigDict({"attempts": 1})  # tries at a wrong text that is proved wrong
@@ -64,6 +66,7 @@ def get_config() -> config_dict.ConfigDict:
     c.beta = config_dict.ConfigDict({"small": 0.1, "medium": 0.2, "large": 0.5})  # only written into the authors' JSON
     # Several drivers: each takes the problems whose hash modulo `drivers` is its number; --merge joins their ledgers.
     c.partition = config_dict.ConfigDict({"driver": 0, "drivers": 1})
+    c.metrics_port = 0  # Prometheus reads http://127.0.0.1:PORT/metrics; 0 = off
     c.problems_in_flight = 32  # problems walked at a time
     c.grader = config_dict.ConfigDict(
         {"workers": 1, "seconds": 5.0, "megabytes": 2048}

@@ -33,7 +33,9 @@ def get_config() -> config_dict.ConfigDict:
     c.agents.verifier = config_dict.ConfigDict({"temperature": 0.6, "max_tokens": 2048})
     c.hygiene.duplicates, c.hygiene.near_duplicates = True, 0.85
     c.recritique = True
-    c.solver.attempts = 2
+    c.solver.attempts, c.solver.for_wrong = 2, 2
+    c.judge = True
+    c.agents.judge = config_dict.ConfigDict({"temperature": 0.0, "max_tokens": 64})
     c.verifier.asked, c.verifier.needed = 4, 3
     c.corrupter.attempts = 2
     c.heldout = 0.02

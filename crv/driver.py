@@ -4,8 +4,7 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ from crv.forecast import forecast
 from crv.intake import pending, remaining, rows_of_input, take_in
 from crv.ledger import Ledger
 from crv.loop import Outcome, run_problem
+from crv.meter import Meter
 from crv.options import Options, claim_workdir
 from crv.pool.agents import AgentPools
 from crv.pool.base import Answer, Pool, PoolError, Request
 from crv.pool.recorded import RecordedPool
 from crv.problems import Problem, check_input, read_questions
-from crv.progress import Progress
-from crv.prompts import load_prompts
+from crv.progress import shown
+from crv.prompts import Prompt, load_prompts
 from crv.verify import grade
 from crv.verify.certificate import Compare, ladder
 from crv.verify.workers import AlgebraWorkers
@@ -62,33 +62,15 @@ def open_pool(options: Options) -> Pool:
     return AgentPools(options)
 
 
-async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dict[str, Any]:
+async def _run(options: Options, workdir: Path, pool: Pool, prompts: Mapping[str, Prompt]) -> dict[str, Any]:
     async with (
         Ledger(workdir / "ledger.sqlite") as ledger,
         AlgebraWorkers(options.grader_workers, options.grader_seconds, options.grader_megabytes) as workers,
     ):
-        _refresh(ledger, options, prompts)
+        _refresh(ledger, prompts)
         await asyncio.to_thread(take_in, ledger, options)
-        agents = Agents(prompts, options.models, options.samplings, options.student, options.seed, options.blind_brief)
-        calls = _LedgerPool(ledger, pool)
-        compare = ladder(_recorded_compare(ledger, workers))
-        start = time.monotonic()
-        with Progress(remaining(ledger), ledger.counts("state")) as progress:
-            try:
-                await pool.start()
-                await _all(
-                    pending(ledger, options),
-                    options.problems_in_flight,
-                    ledger,
-                    agents,
-                    calls,
-                    compare,
-                    options,
-                    progress,
-                )
-            finally:
-                await pool.close()
-        seconds = time.monotonic() - start
+        meter = Meter(remaining(ledger), ledger.counts("state"), options.pool["gpus"], pool.statistics)
+        await _walk_all(ledger, options, pool, prompts, workers, meter)
         info = {
             "config": options.identity(),
             "prompts": {agent: prompt.digest for agent, prompt in sorted(prompts.items())},
@@ -97,50 +79,47 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Any) -> dic
         }
         await asyncio.to_thread(export, ledger, options, workdir, info)
         await asyncio.to_thread(write_also, workdir, options.also, options.beta)
+        asked = sum(meter.calls.values())
+        ahead = {"forecast": forecast(ledger, rows_of_input(ledger), meter.seconds, asked, meter.gpus)}
         return {
             **summary,
             "calls": count_calls(ledger),
-            "asked_now": calls.asked,
+            "asked_now": asked,
             "pool": pool.statistics(),
             "workdir": str(workdir),
-            **(
-                {"forecast": forecast(ledger, rows_of_input(ledger), seconds, calls.asked, options.pool["gpus"])}
-                if options.sample
-                else {}
-            ),
+            **(ahead if options.sample else {}),
         }
 
 
-async def _all(
-    pending: Iterator[Problem],
-    at_a_time: int,
-    ledger: Ledger,
-    agents: Agents,
-    calls: "_LedgerPool",
-    compare: Compare,
-    options: Options,
-    progress: Progress,
+async def _walk_all(
+    ledger: Ledger, options: Options, pool: Pool, prompts: Mapping[str, Prompt], workers: AlgebraWorkers, meter: Meter
 ) -> None:
-    """Walks the pending problems, `at_a_time` together; the first error stops all."""
+    """Walks the pending problems, `problems_in_flight` together; the first error stops all."""
+    agents = Agents(prompts, options.models, options.samplings, options.student, options.seed, options.blind_brief)
+    generate = _LedgerPool(ledger, pool, meter).generate
+    compare = ladder(_recorded_compare(ledger, workers))
+    problems, walking = pending(ledger, options), set[str]()
 
-    walking: set[str] = set()
-
-    async def worker() -> None:
-        for problem in pending:  # one shared iterator: each problem goes to one worker
+    async def walk_on() -> None:
+        for problem in problems:  # one shared iterator: each problem goes to one of the walkers
             if problem.problem_id in walking:
                 continue  # a repeated row, counted at intake
             walking.add(problem.problem_id)
-            outcome = await run_problem(problem, agents, calls.generate, compare, options)
+            outcome = await run_problem(problem, agents, generate, compare, options)
             await _finish(ledger, problem, outcome)
             walking.discard(problem.problem_id)
-            progress.done(outcome.state, calls.asked)
+            meter.problem(outcome.state)
 
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_a_time):
-                group.create_task(worker())
+        async with shown(meter, options.metrics_port):
+            await pool.start()
+            async with asyncio.TaskGroup() as group:
+                for _ in range(options.problems_in_flight):
+                    group.create_task(walk_on())
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+    finally:
+        await pool.close()
 
 
 async def _finish(ledger: Ledger, problem: Problem, outcome: Outcome) -> None:
@@ -153,9 +132,8 @@ async def _finish(ledger: Ledger, problem: Problem, outcome: Outcome) -> None:
 class _LedgerPool:
     """A pool whose finished calls are never asked again; equal requests in flight share one call."""
 
-    def __init__(self, ledger: Ledger, pool: Pool):
-        self.ledger, self.pool = ledger, pool
-        self.asked = 0
+    def __init__(self, ledger: Ledger, pool: Pool, meter: Meter):
+        self.ledger, self.pool, self.meter = ledger, pool, meter
         self._flying: dict[bytes, asyncio.Task[Answer]] = {}
 
     async def generate(self, request: Request) -> Answer:
@@ -170,7 +148,7 @@ class _LedgerPool:
     async def _ask(self, key: bytes, request: Request) -> Answer:
         answer = await self.pool.generate(request)
         await self.ledger.put_call(key, request.agent, request.problem_id, request.attempt, answer)
-        self.asked += 1
+        self.meter.call(request.agent, answer)
         return answer
 
 
@@ -186,7 +164,7 @@ def _recorded_compare(ledger: Ledger, workers: AlgebraWorkers) -> Compare:
     return compare
 
 
-def _refresh(ledger: Ledger, options: Options, prompts: Any) -> None:
+def _refresh(ledger: Ledger, prompts: Mapping[str, Prompt]) -> None:
     """Forgets outcomes that other prompts or another version of the loop led to; recorded calls stay."""
     source = json.dumps(
         [_CODE_VERSION, grade.VERSION, {agent: prompt.digest for agent, prompt in sorted(prompts.items())}]

@@ -5,7 +5,7 @@ where answers come from.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from crv.options import Options
 from crv.pool.base import PROMPT_TOO_LONG, Answer, Request
 from crv.problems import Problem
 from crv.verify import grade
-from crv.verify.certificate import CORRECT, INCORRECT, UNKNOWN, Certificate, Compare, certify
+from crv.verify.certificate import CORRECT, INCORRECT, RETRACTED, UNKNOWN, Certificate, Compare, certify
 from crv.verify.extract import hide_final_answers, speaks_of_answer
 
 T = TypeVar("T")
@@ -74,6 +74,9 @@ class _Walk:
                     break  # it would be as long the next time
         return None, replace(answer, text="", finish_reason=failure)
 
+    def has_wrong(self) -> bool:
+        return any(response.kind == "incorrect" for response in self.responses)
+
     def tell(self, step: str, **what: Any) -> None:
         self.story.append({"step": step, **what})
 
@@ -87,7 +90,15 @@ class _Walk:
         )
 
     async def grade(self, cot: str) -> Certificate:
-        return await certify(self.problem.answer, cot, self.compare)
+        """By the rules; where they cannot tell, by the judge if allowed: it may say "correct", never "wrong"."""
+        proof = await certify(self.problem.answer, cot, self.compare)
+        if not self.options.judge or proof.verdict != UNKNOWN or len(proof.answers) != 1 or proof.rule == RETRACTED:
+            return proof
+        problem = self.problem
+        ask = self.agents.judge(problem.problem, problem.answer, proof.answers[0], problem.problem_id)
+        verdict, _ = await self.ask(ask)
+        self.tell("judge", answer=proof.answers[0], verdict=verdict)
+        return replace(proof, verdict=CORRECT, rule=f"judge; by rule: {proof.rule}") if verdict == "same" else proof
 
 
 async def run_problem(
@@ -96,10 +107,12 @@ async def run_problem(
     """Walks one problem to its end; raises only what `generate` raises (a pool that cannot answer)."""
     walk = _Walk(problem, agents, generate, compare, options)
     try:
-        if not grade.readable(problem.answer):
+        if not grade.readable(problem.answer) and not options.judge:
             raise _DroppedError("gold_unreadable")
         state = await _align(walk, await _find_original(walk))
-        if not any(response.kind == "incorrect" for response in walk.responses):
+        if not walk.has_wrong():
+            await _solve_for_wrong(walk)
+        if not walk.has_wrong():
             await _corrupt(walk)
         reason = ""
     except _DroppedError as dropped:
@@ -144,6 +157,28 @@ async def _find_original(walk: _Walk) -> _Solution:
             wrong.append(solution)
         if right:
             break
+    await _keep_wrong(walk, wrong)
+    if right is None:
+        raise _DroppedError(failure)
+    return right
+
+
+async def _solve_for_wrong(walk: _Walk) -> None:
+    """Asks the solver until it goes wrong by itself: a natural mistake is worth more than a made one."""
+    first = walk.options.solver_attempts
+    for attempt in range(first, first + walk.options.solver_for_wrong):
+        solution = await _solution(walk, attempt)
+        if solution is None:
+            continue
+        walk.opinions.update(solution.proof.answers[-1:])
+        walk.tell("verify", of=solution.name, verdict=solution.proof.verdict, rule=solution.proof.rule)
+        if solution.proof.verdict == INCORRECT:
+            await _keep_wrong(walk, [solution])
+            return
+
+
+async def _keep_wrong(walk: _Walk, wrong: Sequence[_Solution]) -> None:
+    """Keeps solutions as wrong; where independent solutions outvote gold, as unknown, dropping the problem."""
     outvoted = await _outvoted(walk)
     for solution in wrong:
         proof = solution.proof
@@ -153,9 +188,6 @@ async def _find_original(walk: _Walk) -> _Solution:
         walk.keep(solution.name, solution.cot, kind, proof, solution.origin, solution.model)
     if outvoted:
         raise _DroppedError("gold_outvoted")
-    if right is None:
-        raise _DroppedError(failure)
-    return right
 
 
 _FAILURES = {CORRECT: "correct", INCORRECT: "wrong", UNKNOWN: "unknown"}

@@ -20,6 +20,7 @@ _FREE = (
     "pool.gpus",
     "pool.api_key",
     "problems_in_flight",
+    "metrics_port",
     "grader.workers",
 )
 
@@ -38,6 +39,8 @@ class Options:
     recritique: bool
     asks: int
     solver_attempts: int
+    solver_for_wrong: int
+    judge: bool
     corrupt_attempts: int
     blind_asked: int
     blind_needed: int
@@ -51,6 +54,7 @@ class Options:
     driver: int
     drivers: int
     problems_in_flight: int
+    metrics_port: int
     grader_workers: int
     grader_seconds: float
     grader_megabytes: int
@@ -95,6 +99,8 @@ class Options:
             recritique=c.flag("recritique"),
             asks=c.integer("asks", 1),
             solver_attempts=c.integer("solver.attempts", 0),
+            solver_for_wrong=c.integer("solver.for_wrong", 0),
+            judge=c.flag("judge"),
             corrupt_attempts=c.integer("corrupter.attempts", 0),
             blind_asked=c.integer("verifier.asked", 1),
             blind_needed=c.integer("verifier.needed", 1),
@@ -107,6 +113,7 @@ class Options:
             hygiene=_hygiene(c),
             driver=c.integer("partition.driver", 0),
             drivers=c.integer("partition.drivers", 1),
+            metrics_port=c.integer("metrics_port", 0),
             problems_in_flight=c.integer("problems_in_flight", 1),
             grader_workers=c.integer("grader.workers", 1),
             grader_seconds=c.number("grader.seconds", 0.001),

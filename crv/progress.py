@@ -1,63 +1,67 @@
-"""The live line of a run: problems by state, calls per second, time to go; on stderr."""
+"""The live view of a run, on stderr: a table on a terminal, a line now and then in a file; Prometheus."""
 
+import asyncio
+import contextlib
 import sys
-import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.live import Live
+from rich.table import Table
 
-_PLAIN_SECONDS = 15.0  # between two lines where stderr is a file
+from crv.meter import Meter
+
+_PLAIN_SECONDS = 15.0  # between two lines where stderr is no terminal
+_DRAW_SECONDS = 0.5
 
 
-class Progress:
-    """Context manager; `done` is told of every finished problem. `before`: outcomes by state of an earlier start."""
+@contextlib.asynccontextmanager
+async def shown(meter: Meter, port: int) -> AsyncIterator[None]:
+    """Shows the meter until the block ends; `port` above 0 also serves it at http://127.0.0.1:port/metrics."""
+    async with contextlib.AsyncExitStack() as stack:
+        if port:
+            server = await asyncio.start_server(lambda r, w: _answer(meter, r, w), "127.0.0.1", port)
+            await stack.enter_async_context(server)
+        view = asyncio.create_task(_table(meter) if sys.stderr.isatty() else _lines(meter))
+        try:
+            yield
+        finally:
+            view.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await view
 
-    def __init__(self, total: int, before: Mapping[str, int]):
-        self._total, self._states, self._begun = total, Counter(before), sum(before.values())
-        self._start = self._last = time.monotonic()
-        self._bar: Bar | None = None
-        if sys.stderr.isatty():
-            columns = [
-                TextColumn("CRV"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[states]}"),
-                TimeElapsedColumn(),
-            ]
-            self._bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), refresh_per_second=4)
-            self._task = self._bar.add_task("crv", total=total, completed=self._begun, states="")
 
-    def __enter__(self) -> "Progress":
-        if self._bar:
-            self._bar.start()
-        return self
+async def _table(meter: Meter) -> None:
+    with Live(_draw(meter), console=Console(stderr=True), auto_refresh=False) as live:
+        try:
+            while True:
+                await asyncio.sleep(_DRAW_SECONDS)
+                live.update(_draw(meter), refresh=True)
+        finally:
+            live.update(_draw(meter), refresh=True)
 
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
 
-    def done(self, state: str, calls: int) -> None:
-        """A problem has ended in `state`; `calls` have been asked since the start."""
-        self._states[state] += 1
-        now = time.monotonic()
-        if self._bar:
-            if now - self._last > 0.25:
-                self._last = now
-            self._bar.update(self._task, advance=1, states=self._describe(calls, now))
-        elif now - self._last > _PLAIN_SECONDS:
-            self._last = now
-            finished = sum(self._states.values())
-            rate = (finished - self._begun) / (now - self._start)
-            to_go = (self._total - finished) / rate if rate else float("inf")
-            print(
-                f"CRV {finished}/{self._total}, {self._describe(calls, now)}, about {to_go:.0f} s to go",
-                file=sys.stderr,
-                flush=True,
-            )
+def _draw(meter: Meter) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False, title="CRV", title_justify="left")
+    for row in meter.rows():
+        table.add_row(*row)
+    return table
 
-    def _describe(self, calls: int, now: float) -> str:
-        states = ", ".join(f"{state} {count}" for state, count in sorted(self._states.items()))
-        return f"{states}; {calls / max(now - self._start, 1e-9):.1f} calls/s"
+
+async def _lines(meter: Meter) -> None:
+    while True:
+        await asyncio.sleep(_PLAIN_SECONDS)
+        wanted = {"problems", "tokens/s", "time"}
+        print("CRV " + "; ".join(value for name, value in meter.rows() if name in wanted), file=sys.stderr, flush=True)
+
+
+async def _answer(meter: Meter, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        request = await reader.readuntil(b"\r\n\r\n")
+        found = request.startswith((b"GET /metrics ", b"GET / "))
+        body = meter.prometheus().encode() if found else b"see /metrics\n"
+        status = "200 OK" if found else "404 Not Found"
+        head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\n"
+        writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+    writer.close()

@@ -116,6 +116,7 @@ class HttpCaller:
             "answered": self.answered,
             "resent": dict(sorted(self.resent.items())),
             "concurrency": int(self.limiter.limit),
+            "in_flight": self.limiter.in_flight,
         }
 
 

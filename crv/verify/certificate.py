@@ -8,6 +8,7 @@ from crv.verify import grade
 from crv.verify.extract import final_spans, retracts
 
 CORRECT, INCORRECT, UNKNOWN = "correct", "incorrect", "unknown"
+RETRACTED = "goes on after its final answer"
 Compare = Callable[[str, str], Awaitable[tuple[str, str]]]
 
 
@@ -41,7 +42,7 @@ async def certify(gold: str, text: str, compare: Compare) -> Certificate:
     if not spans:
         return Certificate(UNKNOWN, "no final answer", gold)
     if retracts(text, spans):
-        return Certificate(UNKNOWN, "goes on after its final answer", gold, answers)
+        return Certificate(UNKNOWN, RETRACTED, gold, answers)
     if len(answers) > 8:
         return Certificate(UNKNOWN, "more than eight final answers", gold, answers[:8])
     verdicts = [await compare(gold, answer) for answer in answers]

@@ -224,3 +224,26 @@ def test_all_agents_of_a_text_share_their_prompts_beginning():
     shared = f"## Problem\n{PROBLEM.problem}\n\n## Chain of thought\n"
     assert all(prompt.startswith(shared) for prompt in prompts.values())
     assert prompts["critic"].split("## Task")[0] == prompts["rethinker_expand"].split("## Task")[0]
+
+
+def test_the_solver_may_be_asked_for_natural_mistakes_before_any_is_made():
+    pool = ScriptedPool(critic=[label("medium")], solver=[RIGHT, WRONG])
+    outcome = walk(pool, solver_attempts=0, solver_for_wrong=3)
+    assert kinds(outcome) == {"original": "suitable", "solver-1": "incorrect"}
+    assert "corrupter" not in pool.count
+
+
+def test_the_judge_may_say_the_same_but_never_wrong():
+    worded = replace(PROBLEM, cot="Six times seven is forty-two. The answer is forty-two")
+    same = ScriptedPool(judge=['{"verdict": "same"}'], critic=[label("medium")], corrupter=[WRONG])
+    outcome = walk(same, worded, judge=True)
+    assert kinds(outcome) == {"original": "suitable", "wrong-0": "incorrect"}
+    assert "judge" in outcome.responses[0].certificate
+    different = walk(ScriptedPool(judge=['{"verdict": "different"}']), worded, judge=True, solver_attempts=0)
+    assert (different.reason, different.responses) == ("original_unknown", ())
+    assert walk(ScriptedPool(), worded, solver_attempts=0).reason == "original_unknown", "no judge unless allowed"
+
+
+def test_no_judge_for_an_answer_that_is_taken_back():
+    wavering = replace(PROBLEM, cot="It makes 42. The answer is 42. But wait, that is wrong.")
+    assert walk(ScriptedPool(), wavering, judge=True, solver_attempts=0).reason == "original_unknown"
