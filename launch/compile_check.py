@@ -22,6 +22,7 @@ from cogpo_jax.tpu import topology
 CONFIG = cli.define_config()
 TOPOLOGY = flags.DEFINE_string("topology", None, "Slice by generation and shape, e.g. v5e:4x4 or v5p:4x4x4.")
 NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "Slices joined by the data-centre network (axis `replica`).")
+PROGRAMS = flags.DEFINE_list("programs", "micro-step,apply,reference", "Which programs to compile.")
 PRINT_SHARDINGS = flags.DEFINE_bool("print_shardings", False, "Also print where every parameter lives.")
 
 
@@ -32,12 +33,14 @@ def main() -> int:
     chosen = topology.find(TOPOLOGY.value, NUM_SLICES.value)
     if chosen.num_slices > 1 and config.mesh.replica == 1:
         config.mesh.replica = chosen.num_slices
+    if unknown := set(PROGRAMS.value) - {"micro-step", "apply", "reference"}:
+        raise UserError(f"--programs: {unknown.pop()}: known are micro-step, apply, reference")
     topology.prepare()  # before jax is imported
     from cogpo_jax.tpu import check, programs
 
     if PRINT_SHARDINGS.value:
         print(programs.describe_state(config, chosen), file=sys.stderr)
-    result = check.check(config, chosen, say=lambda line: print(line, file=sys.stderr, flush=True))
+    result = check.check(config, chosen, PROGRAMS.value, say=lambda line: print(line, file=sys.stderr, flush=True))
     print(check.table(result), file=sys.stderr)
     print(json.dumps(check.to_json(result, config)))
     return 0 if result.fits else 1

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from jax.errors import JaxRuntimeError
@@ -61,11 +62,16 @@ class Check:
         return max(p.needed for p in self.programs) - self.topology.chip.hbm
 
 
-def check(config: config_dict.ConfigDict, topology: Topology, say: Any = lambda line: None) -> Check:
-    """Compiles a run's programs for the topology. Raises UserError where the config cannot run there at all."""
+def check(
+    config: config_dict.ConfigDict,
+    topology: Topology,
+    names: Sequence[str] = ("micro-step", "apply", "reference"),
+    say: Any = lambda line: None,
+) -> Check:
+    """Compiles a run's programs of these names for the topology. Raises UserError where the config cannot run there at all."""
     mesh = make_mesh(config.mesh.to_dict(), topology.devices())
     student, found = student_of(config), []
-    for program in programs(config, mesh):
+    for program in (p for p in programs(config, mesh) if p.name in names):
         say(f"compiling {program.name} for {topology.num_slices} x {topology.name} ...")
         found.append(_compile(program, config, student, topology, mesh))
     over = max(p.needed for p in found) - topology.chip.hbm

@@ -37,6 +37,7 @@ def config():
         (["--topology=v5litepod-16"], "no such topology"),
         ([], "--topology: missing"),
         (["--topology=v5e:4x4", "--num_slices=0"], "--num_slices: 0"),
+        (["--topology=v5e:4x4", "--programs=apply,sample"], "--programs: sample: known are micro-step"),
         (["--config=configs/cogpo_tpu.py:8b"], "configs/cogpo_tpu.py:8b: no such size; known are 0.5b,"),
     ],
 )
