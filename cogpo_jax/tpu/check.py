@@ -68,7 +68,7 @@ def check(
     names: Sequence[str] = ("micro-step", "apply", "reference"),
     say: Any = lambda line: None,
 ) -> Check:
-    """Compiles a run's programs of these names for the topology. Raises UserError where the config cannot run there at all."""
+    """Compiles a run's programs of these names for the topology; UserError where the config cannot run there at all."""
     mesh = make_mesh(config.mesh.to_dict(), topology.devices())
     student, found = student_of(config), []
     for program in (p for p in programs(config, mesh) if p.name in names):
