@@ -1,7 +1,7 @@
 """The compiler options that we set for TPUs: all of them, here, each with its reason.
 
-They travel with the jitted programs (`training.step.make_programs`): a run and `launch/compile_check.py` compile the same
-thing, and no environment variable decides. More can be tried without code: libtpu reads `LIBTPU_INIT_ARGS`.
+They travel with the jitted programs (`training.step.make_programs`): a run and `launch/compile_check.py` compile the
+same thing, and no environment variable decides. More can be tried without code: libtpu reads `LIBTPU_INIT_ARGS`.
 """
 
 from jax.sharding import Mesh
