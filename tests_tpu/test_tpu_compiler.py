@@ -85,9 +85,9 @@ def test_two_slices_send_over_the_slow_network_once_a_step_only():
 
 def test_what_does_not_fit_is_refused_saying_by_how_much():
     done, found = compile_check(
-        "--config=configs/cogpo_tpu.py:1.5b", "--topology=v5e:2x2", "--config.rows.length=65536"
+        "--config=configs/cogpo_tpu.py:1.5b", "--topology=v5e:2x2", "--config.rows.length=131072"
     )
     assert done.returncode == 1
     assert found["over"] > 0
     assert "DOES NOT FIT: over by" in done.stderr
-    assert "rows.length=32768" in done.stderr
+    assert "rows.length=65536" in done.stderr
