@@ -11,7 +11,7 @@ _WINDOW_SECONDS = 60.0  # of the token rates
 
 
 class Meter:
-    """Counts problems and tokens; `before`: problems finished earlier by state, `gpus`: how many are behind the pool."""
+    """Counts problems and tokens; `before`: problems finished earlier by state, `gpus`: behind the pool."""
 
     def __init__(self, total: int, before: Mapping[str, int], gpus: int, pool: Callable[[], Mapping[str, Any]]):
         self.total, self.gpus, self._pool = total, gpus, pool
