@@ -85,7 +85,7 @@ def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initia
     held_out = None
     if config.eval.data:  # read now: a fault in it must not wait for the end of training
         held_data = _tokens(config, config.eval.data, config.eval.split, tokenizer, workdir, jax.process_index() == 0)
-        held_out = held_data, _plan(config, held_data, mesh, shuffle=False, what="eval.data")
+        held_out = held_data, _plan(config, held_data, mesh, shuffle=False)
     _write_run_files(config, workdir, initial, data, plan, total_steps)
     step_settings = StepSettings(
         student=initial.student,
