@@ -106,7 +106,7 @@ class Sampler:
         mesh = self._options.mesh
         shards = row_shards(mesh) if mesh else 1
         batch = -(-len(prompts) // shards) * shards
-        width = max(_NARROWEST, 1 << (max(map(len, prompts)) - 1).bit_length())
+        width = _width(max(map(len, prompts)))
         tokens, lengths = np.zeros((batch, width), np.int32), np.ones(batch, np.int32)
         for i, prompt in enumerate(prompts):
             tokens[i, : len(prompt)], lengths[i] = prompt, len(prompt)
@@ -142,6 +142,12 @@ class _State:
     done: Array  # [B] bool
     out: Int[Array, "B N"]
     keys: Array  # [B] random keys
+
+
+def _width(longest: int) -> int:
+    """Prompts' width for the longest of them: at most a quarter wider, so that few widths are compiled."""
+    step = max(_NARROWEST, 1 << max(0, longest.bit_length() - 3))
+    return -(-longest // step) * step
 
 
 def unstack(config: StudentConfig, params: Any, options: ForwardOptions) -> tuple[Any, list[Any]]:
