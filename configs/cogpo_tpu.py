@@ -6,14 +6,16 @@
 The same command on every host (launch/tpu_pod.sh runs it there); again, and it goes on. `init_from`: the workdir of the
 SFT run (configs/sft_tpu.py), or a Hugging Face folder. Sizes, slices and figures, by launch/compile_check.py:
 
-@TABLE@
+    size  slice       peak of a chip's HBM   micro-step     fill   groups to fill
+    1.5b  v5e:4x4      4.8 of 15.75 GiB      5.1 PFLOP    93%     33
+    7b    v5p:2x2x4   15.8 of 95.74 GiB     18.6 PFLOP    93%     33
 
-Peak is what a chip holds at the worst moment of a micro-step, Adam's moments included. Step: FLOPs of a micro-batch
-whose every row is full, the recomputation of remat=full included (response tokens and attention at their most).
-Fill: what one step of 32 triangles of long CoTs (7,600 tokens each with their prompts, 243k in all: the lengths of
-real traces, benchmarks/attention_excess.py) takes of one full micro-batch; 4,096-token rows are the smallest of the
-three compiled shapes, and few responses are shorter, so a slice that a step does not fill runs partly empty: raise
-`batch.groups` to what fills it (last column) where the recipe allows it.
+Peak is what a chip holds at the worst moment of a step, Adam's moments included. Micro-step: FLOPs of a micro-batch
+whose every row is full, the recomputation of remat=full included, attention and head at their most. Fill: what a step of
+32 triangles of long CoTs (7,600 tokens each with their prompts, 243k in all: the lengths of real traces, see
+benchmarks/attention_excess.py) takes of one full micro-batch. Two smaller compiled shapes (rows of 8,192 and 4,096)
+catch a step's remainder where its responses are short enough; what else a step leaves empty on a large slice, only a
+larger `batch.groups` fills (last column).
 """
 
 import importlib.util
