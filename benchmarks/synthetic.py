@@ -72,5 +72,5 @@ class SyntheticPool:
         """There is nothing to close."""
 
     def statistics(self) -> dict[str, Any]:
-        """Calls sent."""
-        return {"sent": self.sent}
+        """There is no server."""
+        return {}

@@ -2,7 +2,9 @@
 
 import hashlib
 import heapq
+import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
@@ -54,7 +56,7 @@ def export(ledger: Ledger, options: Options, folder: str | os.PathLike[str], inf
 
 
 def summarise(ledger: Ledger) -> dict[str, Any]:
-    """Counts of the whole run: problems by state, labels, drops by reason, pairs by gap, rounds."""
+    """Counts of the whole run: problems by state, labels, drops by reason, pairs by gap, rounds, ..."""
     gaps = {"small": 0, "medium": 0, "large": 0}
     for pairs, count in ledger.counts("pairs", "pairs != ''").items():
         for gap in pairs.split():
@@ -71,7 +73,17 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         "repeated_rows": int(ledger.meta("taken_in") or 0),
         "pairs": gaps,
         "rounds": ledger.counts("rounds", "rounds > 0"),
+        "unusable": _unusable(ledger),
+        **({"audit": json.loads(audit)} if (audit := ledger.meta("audit")) else {}),
     }
+
+
+def _unusable(ledger: Ledger) -> dict[str, int]:
+    """How many answers were cut off, empty or did not parse, by agent and reason; the ledger keeps their texts."""
+    counts: Counter[str] = Counter()
+    for _, row in ledger.outcomes():
+        counts.update(f"{step['step']}: {step['unusable']}" for step in row["story"] if "unusable" in step)
+    return dict(sorted(counts.items()))
 
 
 def count_calls(ledger: Ledger) -> dict[str, dict[str, int]]:

@@ -59,7 +59,7 @@ class Meter:
 
     def servers(self) -> dict[str, Mapping[str, Any]]:
         """The pool's statistics by server; empty for a pool without servers."""
-        return {place: numbers for place, numbers in self._pool().items() if isinstance(numbers, Mapping)}
+        return dict(self._pool())
 
     def rows(self) -> list[tuple[str, str]]:
         """(name, value) lines for a person."""

@@ -22,11 +22,14 @@ from cogpo_jax import cli
 _CONFIG = cli.define_config()
 _MERGE = flags.DEFINE_list("merge", [], "Workdirs of drivers (config.partition) to join into --workdir.")
 _WHY = flags.DEFINE_string("why", None, "Prints this problem's whole story from --workdir's ledger, and ends.")
+_AUDIT = flags.DEFINE_integer("audit", 0, "Writes audit.html with so many problems for a person to judge, and ends.")
+_AUDITED = flags.DEFINE_string("audited", None, "Takes the audit.json that the page saved; counted in the manifest.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the ledger and the records.", required=True)
 
 
 def main() -> None:
-    """Runs or resumes CRV, joins ledgers, or tells a problem's story."""
+    """Runs or resumes CRV, joins ledgers, tells a problem's story, or makes and takes an audit."""
+    from crv.audit import take_audit, write_audit
     from crv.driver import run
     from crv.merge import merge
     from crv.options import Options
@@ -35,6 +38,11 @@ def main() -> None:
     if _WHY.value is not None:
         print(why(_WORKDIR.value, _WHY.value))
         return
+    if _AUDIT.value:
+        print(write_audit(_WORKDIR.value, _AUDIT.value))
+        return
+    if _AUDITED.value is not None:
+        take_audit(_WORKDIR.value, _AUDITED.value)
     options = Options.from_config(cli.load_config(_CONFIG))
     if _MERGE.value:
         merge(_MERGE.value, _WORKDIR.value, options)

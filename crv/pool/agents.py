@@ -40,7 +40,7 @@ class AgentPools:
 
     def statistics(self) -> dict[str, Any]:
         """The statistics of each server, by its URL and model."""
-        return {place: pool.statistics() for place, pool in self._clients.items()}
+        return {place: numbers for place, pool in self._clients.items() for numbers in pool.statistics().values()}
 
 
 def _client(settings: dict[str, Any]) -> Pool:

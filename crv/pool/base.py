@@ -90,7 +90,7 @@ class Pool(Protocol):
         ...
 
     def statistics(self) -> dict[str, Any]:
-        """What a run's summary tells of the pool: calls sent, sent again and why."""
+        """What a run's summary tells of each server: calls sent, sent again and why; {} where there are none."""
         ...
 
 

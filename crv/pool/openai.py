@@ -66,5 +66,5 @@ class OpenAIPool:
         await self.caller.close()
 
     def statistics(self) -> dict[str, Any]:
-        """See `HttpCaller.statistics`."""
-        return self.caller.statistics()
+        """`HttpCaller.statistics` of the one server."""
+        return {self.caller.url: self.caller.statistics()}

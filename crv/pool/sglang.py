@@ -123,8 +123,8 @@ class SglangPool:
         await self.caller.close()
 
     def statistics(self) -> dict[str, Any]:
-        """See `HttpCaller.statistics`."""
-        return self.caller.statistics()
+        """`HttpCaller.statistics` of the one server."""
+        return {self.caller.url: self.caller.statistics()}
 
 
 async def check_model(caller: HttpCaller, model: str) -> None:

@@ -94,6 +94,7 @@ def test_kills_and_failing_servers_do_not_show_in_the_output(source, tmp_path):
     assert states.pop("total") == sum(states.values()) == PROBLEMS
     assert sum(counts["drops"].values()) == states["dropped"]
     assert counts["problems"] == undisturbed["problems"]
+    assert {"critic: not JSON", "critic: empty", "critic: length"} <= set(counts["unusable"])
     with sqlite3.connect(workdir / "ledger.sqlite") as db:
         ends = dict(db.execute("SELECT finish_reason, COUNT(*) FROM calls GROUP BY finish_reason"))
     assert ends["length"] > 0

@@ -11,7 +11,7 @@ from crv.progress import shown
 
 def busy():
     server = {"in_flight": 3, "concurrency": 16, "resent": {"503": 2, "timeout": 1}}
-    meter = Meter(100, {"rewritten": 40}, 8, lambda: {"http://pool:1": server, "sent": 7})
+    meter = Meter(100, {"rewritten": 40}, 8, lambda: {"http://pool:1": server})
     for i in range(10):
         meter.call("critic" if i % 2 else "verifier", Answer("x", "stop" if i else "length", 100, 20, 75))
     for _ in range(20):

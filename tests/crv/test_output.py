@@ -1,13 +1,19 @@
 """What leaves CRV: balanced pairs, the authors' JSON, a Hugging Face folder."""
 
+import html
 import json
+import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cogpo_jax.errors import UserError
 from cogpo_jax.records import Group, Pair, Response, read_groups, read_sft, validate_group
+from crv import audit
+from crv.audit import take_audit, write_audit
 from crv.balance import balanced, chosen_is_longer, count_directions
 from crv.driver import run
 
@@ -88,3 +94,44 @@ def test_a_response_without_a_pair_leaves_with_it():
     assert [response.id for response in left.responses] == ["a", "c"]
     assert left.pairs == (Pair(0, 1, "large"),)
     validate_group(left)
+
+
+def test_an_audit_is_counted_in_the_manifest(workdir, tmp_path):
+    page = write_audit(workdir, 5).read_text()
+    names = [html.unescape(name) for name in re.findall(r'data-name="([^"]*)"', page)]
+    assert len(names) >= 12
+    assert page.count("<section>") == 5
+    assert "http" not in page.replace("http-equiv", ""), "nothing is fetched"
+    verdicts = {name: "reject" if name.endswith("wrong-0") else "accept" for name in names}
+    (tmp_path / "audit.json").write_text(json.dumps({"verdicts": verdicts}))
+    table = take_audit(workdir, tmp_path / "audit.json")
+    assert sum(table["incorrect"].values()) <= 5
+    assert table["suitable"] == {"accept": 5, "reject": 0}
+    options_now = replace(options(limit=30), also=("authors", "datasets"))
+    os.chdir(HERE.parents[1])
+    run(options_now, workdir)
+    assert json.loads((workdir / "manifest.json").read_text())["info"]["audit"] == table
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("{}", "not what an audit page saves"),
+        ('{"verdicts": {"a": "maybe"}}', "'maybe'"),
+        ('{"verdicts": {"a": "accept"}}', "no such response"),
+    ],
+)
+def test_a_strange_audit_is_refused(workdir, tmp_path, said, message):
+    (tmp_path / "audit.json").write_text(said)
+    with pytest.raises(UserError, match=message):
+        take_audit(workdir, tmp_path / "audit.json")
+
+
+def test_a_texts_markup_stays_text():
+    row = {
+        "problem": {"problem_id": "<i>", "problem": "<script>alert(1)</script>", "answer": '"&'},
+        "responses": [dict(vars(MANY[0].responses[0]), text="</pre><script>", certificate="{}", model='"><b>')],
+    }
+    page = audit._problem(row)
+    assert "<script>" not in page
+    assert "<b>&quot;&amp;</b>" in page
