@@ -60,7 +60,8 @@ def main() -> int:
         commands = {
             "ours": [
                 *(sys.executable, "launch/compile_check.py", "--config=configs/cogpo_tpu.py:1.5b"),
-                *("--topology=v5e:4x4", f"--config.rows.per_device={rows}", f"--config.rows.length={length}"),
+                *("--topology=v5e:4x4", "--programs=micro-step,apply"),
+                *(f"--config.rows.per_device={rows}", f"--config.rows.length={length}"),
             ],
             "sketch": [sys.executable, PEERS / "tpu_sketch.py", "v5e:4x4", CHIPS * rows, length, "1.5b", 1024],
         }

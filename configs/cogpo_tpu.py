@@ -11,8 +11,8 @@ SFT run (configs/sft_tpu.py), or a Hugging Face folder. Sizes, slices and figure
     7b    v5p:2x2x4   15.8 of 95.74 GiB     18.6 PFLOP    93%     33
 
 Peak is what a chip holds at the worst moment of a step, Adam's moments included. Micro-step: FLOPs of a micro-batch
-whose every row is full, the recomputation of remat=full included, attention and head at their most. Fill: what a step of
-32 triangles of long CoTs (7,600 tokens each with their prompts, 243k in all: the lengths of real traces, see
+whose every row is full, the recomputation of remat=full included, attention and head at their most. Fill: what a step
+of 32 triangles of long CoTs (7,600 tokens each with their prompts, 243k in all: the lengths of real traces, see
 benchmarks/attention_excess.py) takes of one full micro-batch. Two smaller compiled shapes (rows of 8,192 and 4,096)
 catch a step's remainder where its responses are short enough; what else a step leaves empty on a large slice, only a
 larger `batch.groups` fills (last column).
