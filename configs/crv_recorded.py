@@ -70,5 +70,5 @@ def get_config() -> config_dict.ConfigDict:
     c.problems_in_flight = 32  # problems walked at a time
     c.grader = config_dict.ConfigDict(
         {"workers": 1, "seconds": 5.0, "megabytes": 2048}
-    )  # algebra processes; per comparison
+    )  # algebra processes; CPU seconds and memory a comparison
     return c

@@ -6,15 +6,17 @@ import json
 import sys
 from types import TracebackType
 
+from cogpo_jax.errors import UserError
 from crv.verify.grade import UNKNOWN
 
-_START_SECONDS = 120.0  # importing sympy on a loaded machine
+_WALL_FACTOR = 60.0  # a worker that uses no CPU time for so long is stuck
+_START_SECONDS = 300.0  # importing sympy on a loaded machine
 
 
 class AlgebraWorkers:
     """A few `crv.verify.worker` processes, started when first needed, replaced when they hang or die.
 
-    `seconds` and `megabytes` bound one comparison; `lost` counts the workers that a comparison cost.
+    `seconds` (of CPU time) and `megabytes` bound one comparison; `lost` counts the workers that a comparison cost.
     """
 
     def __init__(self, count: int = 2, seconds: float = 5.0, megabytes: int = 2048):
@@ -57,6 +59,7 @@ class AlgebraWorkers:
             "-m",
             "crv.verify.worker",
             str(self.megabytes),
+            str(self.seconds),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -68,8 +71,8 @@ class AlgebraWorkers:
             line = b""
         if line != b"ready\n":
             await _kill(process)
-            raise RuntimeError(
-                "the verifier's worker process does not start: is math-verify installed (pip install cogpo-jax[crv])?"
+            raise UserError(
+                "grader: the verifier's worker process does not start: is math-verify installed (pip install cogpo-jax[crv])?"
             )
         return process
 
@@ -79,7 +82,7 @@ class AlgebraWorkers:
         try:
             process.stdin.write(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n")
             await process.stdin.drain()
-            line = await asyncio.wait_for(process.stdout.readline(), self.seconds)
+            line = await asyncio.wait_for(process.stdout.readline(), _WALL_FACTOR * self.seconds)
             verdict, rule = json.loads(line)
         except (TimeoutError, OSError, ValueError):
             return None
