@@ -133,6 +133,8 @@ def profile_steps(config: config_dict.ConfigDict) -> range:
         first, stop = (int(part) for part in config.profile.steps.split(":"))
     except ValueError:
         raise UserError(f"profile.steps: {config.profile.steps!r}: must be first:stop, as 10:12") from None
+    if not 0 <= first < stop:
+        raise UserError(f"profile.steps: {config.profile.steps!r}: must be first:stop with first below stop, as 10:12")
     return range(first, stop)
 
 

@@ -8,7 +8,7 @@ import pytest
 @pytest.mark.parametrize("reference", ["cached", "live"])
 @pytest.mark.parametrize(
     ("student", "remat", "per_device"),
-    [("qwen2", "none", 4), ("qwen2", "full", 8), ("qwen3", "none", 8), ("qwen3", "dots", 4)],
+    [("qwen2", "none", 4), ("qwen2", "full", 16), ("qwen3", "none", 4)],
 )
 def test_step_zero_has_loss_ln_2_and_margins_of_exactly_zero(
     tmp_path, run, models, student, remat, per_device, reference
@@ -22,7 +22,7 @@ def test_step_zero_has_loss_ln_2_and_margins_of_exactly_zero(
         **{"rows.per_device": per_device, "beta.small": 0.07, "beta.large": 1.7},
     )
     first = metrics[0]
-    assert first["micro_batches"] == (2 if per_device == 4 else 1)
+    assert (first["micro_batches"] == 1) == (per_device == 16)
     assert abs(first["loss"] - math.log(2)) < 1e-6
     assert first["pairs"] == 18
     for name in ("margin", "chosen_logratio", "rejected_logratio", "kl"):
