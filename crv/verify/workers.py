@@ -72,7 +72,7 @@ class AlgebraWorkers:
         if line != b"ready\n":
             await _kill(process)
             raise UserError(
-                "grader: the verifier's worker process does not start: is math-verify installed (pip install cogpo-jax[crv])?"
+                "grader: the worker process does not start: is math-verify installed (pip install cogpo-jax[crv])?"
             )
         return process
 
