@@ -37,7 +37,8 @@ def take_in(ledger: Ledger, options: Options) -> None:
     try:
         repeated = sum(_add(ledger, problem, hygiene) for problem in _drawn(options, last))
     except BaseException:
-        ledger.db.execute("ROLLBACK")
+        if ledger.db.in_transaction:
+            ledger.db.execute("ROLLBACK")
         raise
     finally:
         hygiene.close()

@@ -202,7 +202,8 @@ class Ledger:
                 self.db.execute(statement, row)
             self.db.execute("COMMIT")
         except BaseException:
-            self.db.execute("ROLLBACK")
+            if self.db.in_transaction:  # a full disk has rolled back by itself
+                self.db.execute("ROLLBACK")
             raise
 
 
