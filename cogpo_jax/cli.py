@@ -70,7 +70,8 @@ def _check_config_file(value: str) -> None:
 
 
 def _unknown_field(argv: list[str], error: BaseException) -> str:
-    words = set(re.findall(r"\w+", _one_line(error)))
+    # Without the field that ml_collections proposes instead: it may well be there.
+    words = set(re.findall(r"\w+", re.sub(r'Did you mean "[^"]*"', "", _one_line(error))))
     for arg in argv[1:]:
         name = arg.split("=", 1)[0].lstrip("-")
         if name.startswith("config.") and words & set(name.split(".")[1:]):
