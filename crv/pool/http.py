@@ -33,16 +33,26 @@ class FailedError(PoolError):
 class HttpCaller:
     """POSTs JSON to one server or router. `timeout`: seconds for one try; `retries`: further tries after the first."""
 
-    def __init__(self, url: str, concurrency: int, timeout: float, retries: int, headers: dict[str, str] | None = None):
+    def __init__(
+        self,
+        url: str,
+        concurrency: int,
+        timeout: float,
+        retries: int,
+        headers: dict[str, str] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ):
         self.url = url.rstrip("/")
         self.limiter = Limiter(concurrency)
         self.retries = retries
         self.timeout = timeout
         self.resent: Counter[str] = Counter()
         self.sent = self.answered = 0
-        self._last_success = time.monotonic()
+        self._last_success = float("-inf")
         limits = httpx.Limits(max_connections=concurrency + 4, max_keepalive_connections=concurrency + 4)
-        self._client = httpx.AsyncClient(timeout=timeout, limits=limits, headers=headers, trust_env=False)
+        self._client = httpx.AsyncClient(
+            timeout=timeout, limits=limits, headers=headers, trust_env=False, transport=transport
+        )
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -64,22 +74,25 @@ class HttpCaller:
     async def post(self, path: str, payload: Any, read: Callable[[Any], Any]) -> Any:
         """`read(document)` of the answer to a POST. `read` raises ValueError for a document that is no answer.
 
-        Raises RefusedError for a 4xx, FailedError where this call alone keeps failing, PoolError where the server
-        does not answer at all.
+        Raises RefusedError for a 4xx; FailedError where `retries` did not help while other calls succeeded; PoolError
+        where no call has succeeded for `timeout` seconds: a shorter outage is waited for.
         """
         body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
-        reason = ""
-        for attempt in range(self.retries + 1):
-            if attempt:
-                self.resent[reason] += 1
-                await asyncio.sleep(random.uniform(0, min(_LONGEST_BACKOFF, _BACKOFF_SECONDS * 2**attempt)))
+        started, tries = time.monotonic(), 0
+        while True:
             async with self.limiter:
                 reason, answer = await self._try(path, body, read)
-                if not reason:
-                    return answer
-        if time.monotonic() - self._last_success < self.timeout:
-            raise FailedError(f"{self.url}{path}: {self.retries + 1} tries, the last: {reason}")
-        raise PoolError(f"{self.url}{path}: does not answer: {self.retries + 1} tries, the last: {reason}")
+            if not reason:
+                return answer
+            tries += 1
+            if self._last_success > started:
+                if tries > self.retries:
+                    raise FailedError(f"{self.url}{path}: {tries} tries, the last: {reason}")
+            elif tries > self.retries and time.monotonic() - max(started, self._last_success) > self.timeout:
+                raise PoolError(f"{self.url}{path}: does not answer: {tries} tries, the last: {reason}")
+            self.resent[reason] += 1
+            pause = min(_LONGEST_BACKOFF, _BACKOFF_SECONDS * 2 ** min(tries, 16))
+            await asyncio.sleep(random.uniform(0, pause))
 
     async def _try(self, path: str, body: bytes, read: Callable[[Any], Any]) -> tuple[str, Any]:
         """("", answer), or the reason to try again."""

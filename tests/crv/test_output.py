@@ -16,6 +16,7 @@ from crv import audit
 from crv.audit import take_audit, write_audit
 from crv.balance import balanced, chosen_is_longer, count_directions
 from crv.driver import run
+from crv.problems import read_problems
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -135,3 +136,15 @@ def test_a_texts_markup_stays_text():
     page = audit._problem(row)
     assert "<script>" not in page
     assert "<b>&quot;&amp;</b>" in page
+
+
+def test_problems_come_from_a_datasets_folder_too(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {"problem": f"What is {i} + 1?", "answer": str(i + 1), "problem_id": str(i), "extra": [i]} for i in range(3)
+    ]
+    datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "set"))
+    read = list(read_problems(f"hf:{tmp_path / 'set'}:test"))
+    assert [(p.problem_id, p.answer) for p in read] == [("0", "1"), ("1", "2"), ("2", "3")]
+    with pytest.raises(UserError, match=r"hf:nowhere/at-all"):
+        list(read_problems("hf:nowhere/at-all"))

@@ -1,0 +1,183 @@
+"""Calls over HTTP: what is sent again, what is not, and what an answer must be."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from cogpo_jax.errors import UserError
+from crv.pool import http
+from crv.pool.aimd import Limiter
+from crv.pool.base import FAILED, PROMPT_TOO_LONG, PoolError, Request
+from crv.pool.http import HttpCaller, RefusedError
+from crv.pool.openai import OpenAIPool
+
+REQUEST = Request("critic", {"problem": "p"}, 0, "t", (("user", "p"),), "m", schema='{"type": "object"}', seed=7)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(http, "_BACKOFF_SECONDS", 0.0)
+
+
+def caller(answers, retries=4, timeout=5.0, seen=None):
+    """A caller whose server gives `answers` in turn, the last one for ever."""
+    queue = list(answers)
+
+    async def serve(request):
+        if seen is not None:
+            seen.append(json.loads(request.content) if request.content else request.url.path)
+        answer = queue.pop(0) if len(queue) > 1 else queue[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(*answer) if isinstance(answer, tuple) else answer
+
+    return HttpCaller("http://pool", 8, timeout, retries, transport=httpx.MockTransport(serve))
+
+
+def ok(document):
+    return httpx.Response(200, json=document)
+
+
+def post(c):
+    return asyncio.run(c.post("/x", {}, lambda body: body["value"]))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ((429,), "429"),
+        ((503,), "503"),
+        ((500,), "500"),
+        (httpx.ConnectError("no"), "ConnectError"),
+        (httpx.RemoteProtocolError("cut off"), "RemoteProtocolError"),
+        (httpx.ReadTimeout("slow"), "timeout"),
+        (httpx.Response(200, content=b'{"value": '), "unreadable body"),
+        (ok({"other": 1}), "unreadable body"),
+    ],
+)
+def test_what_was_lost_on_the_way_is_sent_again_and_counted(trouble, reason):
+    c = caller([trouble, trouble, ok({"value": 5})])
+    assert post(c) == 5
+    assert c.statistics()["resent"] == {reason: 2}
+    assert (c.sent, c.answered) == (3, 1)
+
+
+def test_a_refusal_is_not_sent_again():
+    c = caller([httpx.Response(400, json={"error": "schema: not supported"})])
+    with pytest.raises(RefusedError, match=r"400: .*schema: not supported"):
+        asyncio.run(c.post("/x", {}, dict))
+    assert c.sent == 1
+
+
+def test_an_outage_is_waited_for_and_a_longer_one_ends_the_run():
+    c = caller([*[(503,)] * 30, ok({"value": 5})], retries=2)
+    assert post(c) == 5
+    assert c.statistics()["resent"] == {"503": 30}, "more tries than `retries`, since no other call succeeds either"
+    with pytest.raises(PoolError, match=r"does not answer: \d+ tries, the last: 503"):
+        post(caller([(503,)], retries=2, timeout=0.3))
+
+
+def test_a_call_that_alone_keeps_failing_is_an_outcome_of_its_own():
+    async def serve(request):
+        poison = b"poison" in request.content
+        return httpx.Response(500) if poison else chat()
+
+    async def run():
+        pool = OpenAIPool(HttpCaller("http://pool", 8, 5.0, 2, transport=httpx.MockTransport(serve)), "m")
+        bad = asyncio.create_task(pool.generate(Request("critic", {}, 0, "t", (("user", "poison"),), "m")))
+        for _ in range(50):
+            await pool.generate(REQUEST)
+            await asyncio.sleep(0.001)
+        return await bad, pool.statistics()["http://pool"]
+
+    answer, statistics = asyncio.run(run())
+    assert answer.finish_reason == FAILED
+    assert statistics["answered"] == 50
+
+
+def chat(content="hi", reason="stop", **message):
+    usage = {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
+    return ok({"choices": [{"message": {"content": content, **message}, "finish_reason": reason}], "usage": usage})
+
+
+def ask(answers, seen=None):
+    return asyncio.run(OpenAIPool(caller(answers, seen=seen), "m").generate(REQUEST))
+
+
+def test_an_openai_call_carries_seed_and_schema_and_gives_counts():
+    seen = []
+    answer = ask([chat()], seen)
+    assert (answer.text, answer.prompt_tokens, answer.output_tokens, answer.cached_tokens) == ("hi", 10, 2, 4)
+    (body,) = seen
+    assert (body["model"], body["seed"]) == ("m", 7)
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+
+
+def test_a_thought_in_a_field_of_its_own_is_kept():
+    assert ask([chat(reasoning_content="hm")]).text == "<think>\nhm\n</think>\n\nhi"
+
+
+def test_an_aborted_answer_is_no_answer():
+    assert ask([chat("par", "abort"), chat("whole")]).text == "whole"
+
+
+def test_a_prompt_beyond_the_context_is_told_apart():
+    refusal = httpx.Response(400, json={"error": {"message": "This model's maximum context length is 10 tokens"}})
+    assert ask([refusal]).finish_reason == PROMPT_TOO_LONG
+    with pytest.raises(RefusedError):
+        ask([httpx.Response(400, json={"error": "unknown field seed"})])
+
+
+def test_a_server_of_another_model_is_refused():
+    pool = OpenAIPool(caller([ok({"data": [{"id": "other"}]})]), "m")
+    with pytest.raises(UserError, match=r"pool.model: 'm': http://pool serves 'other'"):
+        asyncio.run(pool.start())
+    with pytest.raises(PoolError, match="no list of models"):
+        asyncio.run(OpenAIPool(caller([ok({"hello": 1})]), "m").start())
+
+
+def test_concurrency_grows_by_one_a_window_and_shrinks_once_a_congestion():
+    async def run():
+        limiter = Limiter(most=20, start=4)
+        for _ in range(4):
+            async with limiter, limiter, limiter, limiter:
+                limiter.succeeded()
+        assert 4.9 < limiter.limit < 5.1
+        limiter.overloaded()
+        limiter.overloaded()  # of the same congestion
+        assert limiter.decreases == 1
+        assert 3.3 < limiter.limit < 3.6
+        for _ in range(400):
+            limiter.in_flight = int(limiter.limit)
+            limiter.succeeded()
+        return limiter.limit
+
+    assert asyncio.run(run()) == 20
+
+
+def test_an_idle_pool_does_not_grow():
+    limiter = Limiter(most=20, start=4)
+    for _ in range(100):
+        limiter.succeeded()
+    assert limiter.limit == 4
+
+
+def test_no_more_calls_than_the_limit_are_in_flight():
+    running, most = 0, 0
+
+    async def serve(request):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.002)
+        running -= 1
+        return ok({"value": 1})
+
+    async def run():
+        c = HttpCaller("http://pool", 3, 5.0, 0, transport=httpx.MockTransport(serve))
+        await asyncio.gather(*(c.post("/x", {}, dict) for _ in range(40)))
+
+    asyncio.run(run())
+    assert most == 3
