@@ -9,6 +9,7 @@ and last tenth of the answers of each are cut off, and the medians are compared.
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
 import time
 from typing import Any
@@ -91,6 +92,7 @@ def main() -> None:
         ours.append(tokens_per_second(pool.finished))
         forget(url)
         theirs.append(tokens_per_second(asyncio.run(bare(url, pool.bodies, _IN_FLIGHT.value))))
+        print(f"CRV {ours[-1]:.0f}, bare {theirs[-1]:.0f} tokens/s", file=sys.stderr, flush=True)
     mine, bare_rate = statistics.median(ours), statistics.median(theirs)
     rates = {"crv_tokens_per_second": [round(x) for x in ours], "bare_tokens_per_second": [round(x) for x in theirs]}
     print(json.dumps({"calls": len(pool.bodies), **rates, "ratio_of_medians": round(mine / bare_rate, 3)}))
