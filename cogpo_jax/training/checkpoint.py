@@ -76,6 +76,10 @@ class Checkpoints:
             raise UserError("meta: checksum differs from the one saved with it")
         return meta
 
+    def structure(self, item: str, step: int) -> Any:
+        """Shapes and dtypes of an item ("params" or "opt_state") of one checkpoint, as it was saved."""
+        return self._manager.item_metadata(step)[item]
+
     def param_dtype(self, steps: Sequence[int]) -> str:
         """The parameters' dtype, from the newest of `steps` whose metadata can be read (it is the same in all)."""
         for step in reversed(steps):

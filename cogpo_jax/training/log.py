@@ -103,7 +103,7 @@ def _open(path: epath.Path) -> Any:
 
 
 def step_record(
-    step: StepPlan, sums: Any, grad_norm: float, learning_rate: float, seconds: float, data: TokenizedData
+    step: StepPlan, sums: Any, grad_norm: float, learning_rate: float, speed: Mapping[str, float], data: TokenizedData
 ) -> dict[str, Any]:
     """The metrics line of a step: loss (mean over pair weight or response tokens), counts, speed, means by gap."""
     micro = step.micro_batches
@@ -126,7 +126,6 @@ def step_record(
         "fill": tokens / sum(m.shape.tokens for m in micro),
         "learning_rate": learning_rate,
         "grad_norm": grad_norm,
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
+        **speed,
         **{name: gaps for name, gaps in means.items() if gaps},
     }

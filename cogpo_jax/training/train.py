@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from typing import Any
 
 import jax
@@ -26,6 +25,7 @@ from cogpo_jax.training.log import MetricsLog, step_record
 from cogpo_jax.training.reference_model import ReferenceModel
 from cogpo_jax.training.scoring import score_all
 from cogpo_jax.training.setup import Setup, as_float32, prepare
+from cogpo_jax.training.speed import Speedometer
 
 
 def train(
@@ -128,7 +128,7 @@ class Run:
     def _steps(self, feed: Feed, live: Any) -> None:
         setup, every = self.setup, self.config.eval.every
         plans = (setup.plan.step(k) for k in range(self.start, setup.total_steps))
-        self._clock = time.perf_counter()
+        self.speed = Speedometer(setup.initial.student)
         bar = Bar("training", setup.total_steps, start=self.start, quiet=not setup.main)
         watchdog = hosts.Watchdog(self.config.watchdog.seconds)
         profiled = _Profile(settings.profile_steps(self.config), self)
@@ -143,6 +143,7 @@ class Run:
                 if every and self.done % every == 0 and self.done < setup.total_steps:
                     self.report()
                     self._evaluate()
+                    self.speed.mark()
             if self._leaving.due and self.done not in self.checkpoints.steps():
                 self._save()
 
@@ -169,6 +170,7 @@ class Run:
         if self.log:
             self.log.sync()
         self.checkpoints.save(self.done, self.params, self.opt_state, self.meta)
+        self.speed.mark()
 
     def report(self) -> None:
         """Waits for the last step and writes its metrics."""
@@ -181,9 +183,8 @@ class Run:
             return
         step, setup = waiting[0], self.setup
         sums, norm = jax.device_get(waiting[1:])
-        now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now
-        record = step_record(step, sums, float(norm), float(setup.learning_rate(step.step)), seconds, setup.data)
+        speed = self.speed.step(step, setup.data)
+        record = step_record(step, sums, float(norm), float(setup.learning_rate(step.step)), speed, setup.data)
         if self.log:
             self.log.write(record)
         self.watchdog.at(record["step"], "the next step")

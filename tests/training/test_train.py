@@ -36,7 +36,7 @@ def arrays(workdir, step=None):
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     found = {}
     for item in ("params", "opt_state"):
-        tree = checkpoints._manager.item_metadata(step)[item]
+        tree = checkpoints.structure(item, step)
         found[item] = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), tree)
     step, items, _ = checkpoints.restore(found, step)
     return step, {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(items)}
@@ -162,9 +162,7 @@ def test_a_finished_run_does_nothing_more(three_steps, run):
 
 
 def test_a_workdir_of_another_config_is_refused_by_field(three_steps, run):
-    with pytest.raises(
-        UserError, match=r"another config: beta.small \(0.1 there, 0.3 here\), seed \(0 there"
-    ):
+    with pytest.raises(UserError, match=r"another config: beta.small \(0.1 there, 0.3 here\), seed \(0 there"):
         run(three_steps, **{"beta.small": 0.3, "seed": 1})
     with pytest.raises(UserError, match=r"objective \('cogpo' there, 'dpo' here\)"):
         run(three_steps, objective="dpo")
@@ -229,3 +227,15 @@ def test_sft_learns_and_counts_response_tokens(tmp_path, run, records):
     assert metrics[0]["groups"] == 6
     assert "margin" not in metrics[0]
     assert 0 < metrics[0]["response_tokens"] < metrics[0]["tokens"]
+
+
+def test_a_metrics_line_says_how_fast_and_how_well(three_steps):
+    lines = lines_of(three_steps)
+    for line in lines:
+        assert {"margin", "accuracy", "chosen_reward", "rejected_logratio", "kl", "reward_margin"} <= line.keys()
+        assert 0 < line["goodput"] < 1
+        assert 10**7 < line["memory_bytes"] < 10**11
+        np.testing.assert_allclose(line["tokens_per_second"], line["tokens"] / line["seconds"], rtol=1e-6)
+        assert line["model_flops"] > 6 * 20_000 * line["tokens"]
+        assert line["repeated_responses"] == 0
+    assert lines[1]["kl"]["all"] > 0

@@ -1,0 +1,73 @@
+"""How fast a run is and what it uses: seconds, tokens/s, MFU, goodput, memory."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import jax
+
+from cogpo_jax.data.plan import StepPlan
+from cogpo_jax.data.tokens import TokenizedData
+from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.training.flops import model_flops
+
+_BEGAN = time.perf_counter()  # this module is imported as the command starts
+# Vendors' figures for dense bfloat16, per device, by how jax names the device.
+_PEAK_FLOPS = {
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+class Speedometer:
+    """Measures steps by the time between their ends, what is between them (checkpoints, evaluation) left out."""
+
+    def __init__(self, student: StudentConfig):
+        self._student, self._in_steps = student, 0.0
+        self._compiling = 0.0
+        self._last, self._compiled = time.perf_counter(), 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+
+    def _on_duration(self, event: str, seconds: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self._compiling += seconds
+
+    def mark(self) -> None:
+        """A step begins: the time since the last one's end was not a step's."""
+        self._last, self._compiled = time.perf_counter(), self._compiling
+
+    def step(self, step: StepPlan, data: TokenizedData) -> dict[str, float]:
+        """A step has ended: its line's figures.
+
+        goodput: share of the time since the command started that went into steps, compilation not counted.
+        memory_bytes: the peak on a device (on a CPU: of this process). model_flops: what the step's segments need,
+        causal attention and no recomputation; mfu: its share of the devices' peak, where that is known.
+        """
+        now, compiling = time.perf_counter(), self._compiling - self._compiled
+        seconds = now - self._last
+        self._in_steps += max(0.0, seconds - compiling)
+        self.mark()
+        placed = [p.response for m in step.micro_batches for p in m.placements]
+        segments = (data.prompt_lengths[data.group_of_response[placed]] + data.response_lengths[placed] - 1).tolist()
+        flops = model_flops(self._student, segments, int(data.counted_lengths[placed].sum())).total
+        found = {
+            "seconds": seconds,
+            "tokens_per_second": sum(segments) / seconds,
+            "goodput": self._in_steps / (now - _BEGAN),
+            "memory_bytes": _peak_memory(),
+            "model_flops": flops,
+        }
+        peak = next((f for kind, f in _PEAK_FLOPS.items() if jax.devices()[0].device_kind.startswith(kind)), None)
+        return found | ({"mfu": flops / seconds / (peak * jax.device_count())} if peak else {})
+
+
+def _peak_memory() -> int:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident if sys.platform == "darwin" else 1024 * resident  # bytes there, kilobytes elsewhere
