@@ -56,7 +56,7 @@ def start_hosts(records, tokenizer_folder, models, workdirs, *extra):
     ]
 
 
-def finish(processes, timeout=180):
+def finish(processes, timeout=600):
     """(exit code, stderr) of each; none is left behind."""
     try:
         return [(p.returncode, err) for p in processes for err in [p.communicate(timeout=timeout)[1]]]
@@ -75,8 +75,8 @@ def test_sigterm_to_one_host_stops_both_at_one_step_and_one_device_goes_on(
 ):
     """Trained on fsdp=2 x tensor=2 over two processes, restored on one device: the run that one device makes alone."""
     processes = start_hosts(records, tokenizer_folder, models, [tmp_path / "run"] * 2)
-    deadline = time.monotonic() + 180
-    while len(lines(tmp_path / "run")) < 3 and all(p.poll() is None for p in processes) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 600
+    while len(lines(tmp_path / "run")) < 2 and all(p.poll() is None for p in processes) and time.monotonic() < deadline:
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
     ends = finish(processes)
@@ -84,7 +84,7 @@ def test_sigterm_to_one_host_stops_both_at_one_step_and_one_device_goes_on(
     checkpoints = Checkpoints(tmp_path / "run", read_only=True)
     (step,) = checkpoints.steps()
     checkpoints.close()
-    assert 3 <= step < 60
+    assert 2 <= step < 60
     assert len(lines(tmp_path / "run")) == step
 
     _, resumed = run(tmp_path / "run", **FIELDS)
