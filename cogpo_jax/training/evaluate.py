@@ -10,20 +10,29 @@ from cogpo_jax.records.schema import GAPS
 
 
 def pair_rows(
-    data: TokenizedData, logps: np.ndarray, reference: np.ndarray, tokens: np.ndarray
+    data: TokenizedData,
+    logps: np.ndarray,
+    reference: np.ndarray,
+    tokens: np.ndarray,
+    beta_by_gap: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """One object per held-out pair whose responses were both scored: eval_pairs.jsonl (log-probs in nats)."""
+    """One object per held-out pair whose responses were both scored: eval_pairs.jsonl (log-probs in nats).
+
+    beta: the pair's own where it has one, else `beta_by_gap[gap]`, as in training.
+    """
     group_of_pair = np.repeat(np.arange(len(data.names)), np.diff(data.pair_offsets))
     rows = []
     for pair, (chosen, rejected) in enumerate(zip(data.chosen, data.rejected, strict=True)):
         values = [float(a[i]) for a in (logps, reference) for i in (chosen, rejected)]
         if not np.isfinite(values).all():
             continue
+        gap, beta = GAPS[data.gaps[pair]], float(data.betas[pair])
         rows.append(
             {
                 "problem_id": data.names[group_of_pair[pair]],
                 "pair": int(pair - data.pair_offsets[group_of_pair[pair]]),
-                "gap": GAPS[data.gaps[pair]],
+                "gap": gap,
+                "beta": beta_by_gap[gap] if np.isnan(beta) else beta,
                 "chosen_tokens": int(tokens[chosen]),
                 "rejected_tokens": int(tokens[rejected]),
                 "chosen_logp": values[0],
@@ -35,7 +44,7 @@ def pair_rows(
     return rows
 
 
-def pair_summary(rows: list[dict[str, Any]], beta_by_gap: Mapping[str, float]) -> dict[str, Any]:
+def pair_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Loss, accuracy (ties 0.5) and margin (nats) by gap over held-out pairs: a line of eval.jsonl."""
     out: dict[str, Any] = {"pairs": len(rows), "loss": {}, "accuracy": {}, "margin": {}}
     for gap in (*GAPS, "all"):
@@ -45,7 +54,7 @@ def pair_summary(rows: list[dict[str, Any]], beta_by_gap: Mapping[str, float]) -
         margins = np.array(
             [r["chosen_logp"] - r["chosen_ref_logp"] - r["rejected_logp"] + r["rejected_ref_logp"] for r in members]
         )
-        betas = np.array([beta_by_gap[r["gap"]] for r in members])
+        betas = np.array([r["beta"] for r in members])
         out["loss"][gap] = float(np.logaddexp(0.0, -betas * margins).mean())
         out["accuracy"][gap] = float(((margins > 0) + 0.5 * (margins == 0)).mean())
         out["margin"][gap] = float(margins.mean())

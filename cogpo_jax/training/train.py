@@ -210,8 +210,8 @@ class Run:
         summary = {"step": self.done, "dropped": {reason: n for reason, n in plan.drops.items() if n}}
         if setup.betas:
             reference = self.reference.logps(data, plan, plan.steps_per_epoch, "held-out")
-            rows = evaluate.pair_rows(data, logps, reference, tokens)
-            summary |= evaluate.pair_summary(rows, setup.betas)
+            rows = evaluate.pair_rows(data, logps, reference, tokens, setup.betas)
+            summary |= evaluate.pair_summary(rows)
             if setup.main:
                 lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
                 write_atomic(setup.workdir / "eval_pairs.jsonl", lines)
