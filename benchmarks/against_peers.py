@@ -126,6 +126,8 @@ def command(name: str, folder: Path) -> list[str]:
             "batch.groups": GROUPS.value,
             "rows.length": ROW_LENGTH.value,
             "rows.per_device": 2,
+            "rows.shapes": 1,
+            "compile_cache.dir": folder / "compiled",  # compiled in the first round, read in the others
             "text.response": "plain",
             "logits_chunk": 256,
             "remat": "full",
@@ -174,6 +176,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         say(f"{name} failed: {said[-1]}")
         return {"failed": said[-1][:300]}
+    say(f"{name}: {lines[-1]}")
     return json.loads(lines[-1])
 
 

@@ -7,8 +7,9 @@
 Takes any training config. Without `data` the records are benchmarks/data/math_pairs.jsonl.xz (64 real triangles), or
 with --synthetic random ones; without `tokenizer` and `init_from` the tokenizer is Qwen2.5's, and without `init_from`
 too the weights are random. Every program runs once before the clock starts: what that took is `compile_seconds`, XLA's
-share of it `xla_seconds`. Timed is what training costs: the reference pass over the responses of the timed steps
-(objective cogpo and dpo, reference=cached; live runs it inside the steps), then the steps, AdamW included.
+share of it `xla_seconds` (next to nothing where `compile_cache.dir` has the programs). Timed is what training costs:
+the reference pass over the responses of the timed steps (objective cogpo and dpo, reference=cached; live runs it inside
+the steps), then the steps, AdamW included.
 
 `pairs_per_second` and `tokens_per_second` are over reference pass and steps; cpu_seconds is the process's (user and
 system), of use on a shared machine; model_flops by formula (training/flops.py: causal attention per segment, the head
@@ -98,6 +99,8 @@ def measure(config: config_dict.ConfigDict, folder: Path, steps: int) -> dict[st
     from cogpo_jax.training.scoring import fill_reference
     from cogpo_jax.training.setup import as_float32, prepare
 
+    if config.compile_cache.dir:
+        jax.config.update("jax_compilation_cache_dir", config.compile_cache.dir)
     compiling: list[float] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiling.append(seconds) if "backend_compile" in event else None
