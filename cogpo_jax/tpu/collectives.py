@@ -19,6 +19,8 @@ _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"^\s*(\d+)\)")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+# Between slices the compiler hands arrays to the hosts' network runtime: a send with the kind of exchange noted.
+_MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
 
@@ -37,7 +39,8 @@ def collectives(hlo: str, slices: Sequence[int]) -> list[Collective]:
     """The exchanges of an optimized HLO module, most bytes first.
 
     slices[i]: the slice of the program's i-th device. A device sends (g - 1) / g of an array to a group of g in a
-    gather or scatter (ring algorithms), twice that in an all-reduce. A loop without a known trip count counts once.
+    gather or scatter (ring algorithms), twice that in an all-reduce; between slices, what it hands to the hosts' network
+    runtime counts once. A loop without a known trip count counts once.
     """
     computations, entry = _computations(hlo)
     times: defaultdict[str, float] = defaultdict(float)
@@ -45,6 +48,11 @@ def collectives(hlo: str, slices: Sequence[int]) -> list[Collective]:
     counts: defaultdict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
     for name, repeat in times.items():
         for kind, size, line in _exchanges(name, computations[name]):
+            if _MEGASCALE.search(line):
+                total = counts[kind, "dcn"]
+                total[0] += int(repeat)
+                total[1] += repeat * size
+                continue
             group, crosses = _group(line, slices)
             if group < 2:
                 continue
@@ -91,6 +99,9 @@ def _trips(computations: Mapping[str, list], rest: str) -> int:
 def _exchanges(name: str, instructions: list[tuple[str, str, str]]) -> Iterator[tuple[str, float, str]]:
     starts = any("AsyncCollectiveStart" in rest for _, _, rest in instructions)
     for result, opcode, rest in instructions:
+        if opcode == "send" and (between := _MEGASCALE.search(rest)):
+            yield between[1].lower().replace("_", "-"), _size(_SHAPE.findall(result)[0]), rest
+            continue
         if "chain_id=" in rest and not starts:
             continue  # an asynchronous exchange stands in each fusion that it runs beside: it counts where it starts
         kind = opcode.removesuffix("-start")

@@ -67,6 +67,7 @@ ENTRY %main (x: bf16[2,16]) -> f32[10] {
   %while = (s32[], bf16[2,16]{1,0}) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"28"}}
   %while.2 = (s32[], bf16[4,2]{1,0}) while(%t), condition=%until, body=%blocks
   %cp = (f32[10]{0}, f32[10]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%z), source_target_pairs={{0,1},{1,0}}
+  %sent = (f32[4,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%g, %after), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
   ROOT %grads = f32[10]{0} all-reduce(%w), replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%add
 }
 """
@@ -77,7 +78,8 @@ def test_loops_are_multiplied_out_and_networks_told_apart():
     # 28 rounds by the compiler's note, and 8 by the condition's constant, of one that stands in two fusions.
     assert found["all-gather", "ici"] == Collective("all-gather", "ici", 28 + 8, 28 * 64 / 2 + 8 * 32 / 2)
     assert found["reduce-scatter", "ici"] == Collective("reduce-scatter", "ici", 28, 28 * 128 / 2)
-    assert found["all-reduce", "dcn"] == Collective("all-reduce", "dcn", 1, 2 * 40 / 2)
+    # One as a collective across the slices, one as the TPU compiler hands it to the hosts.
+    assert found["all-reduce", "dcn"] == Collective("all-reduce", "dcn", 1 + 1, 2 * 40 / 2 + 4 * 4 * 8 * 128)
     assert abs(found["collective-permute", "ici"].bytes - 44) <= 4  # two flags beside the 40 bytes
     assert len(found) == 4
 
