@@ -39,8 +39,8 @@ def collectives(hlo: str, slices: Sequence[int]) -> list[Collective]:
     """The exchanges of an optimized HLO module, most bytes first.
 
     slices[i]: the slice of the program's i-th device. A device sends (g - 1) / g of an array to a group of g in a
-    gather or scatter (ring algorithms), twice that in an all-reduce; between slices, what it hands to the hosts' network
-    runtime counts once. A loop without a known trip count counts once.
+    gather or scatter (ring algorithms), twice that in an all-reduce; between slices, what it hands to the hosts'
+    network runtime counts once. A loop without a known trip count counts once.
     """
     computations, entry = _computations(hlo)
     times: defaultdict[str, float] = defaultdict(float)
