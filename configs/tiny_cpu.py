@@ -1,4 +1,4 @@
-"""Trains any small folder of records on one CPU: the base that the other configs start from, and the list of all fields.
+"""Trains any small folder of records on one CPU; the base of the other configs, and the list of all fields.
 
     python launch/train.py --config=configs/tiny_cpu.py --config.data=DATA --config.tokenizer=FOLDER --workdir=runs/tiny
 
