@@ -2,7 +2,7 @@
 
     python launch/crv.py --config=configs/crv_recorded.py --workdir=runs/crv
 
-Cost: seconds on a laptop. Result: 207 problems, of which 179 triangles and 20 fitting originals in `groups/`, and 199
+Cost: seconds on a laptop. Result: 218 problems, of which 199 triangles and 11 fitting originals in `groups/`, and 210
 chains of thought in `sft/`.
 """
 

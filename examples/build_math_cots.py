@@ -44,7 +44,7 @@ CONFIG = cli.define_config("configs/crv_recorded.py")
 FITTING, TERSE, DETAILED = 3, (1, 2), (5, 6)
 TERSE_AT_MOST, DETAILED_AT_LEAST, MIN_TOKENS = 0.83, 1.2, 20
 MAX_TOKENS = 512  # of any text: a tiny student's row
-MADE, MEDIUM, SPEAKING, FAILING, WRONG_ORIGINALS = 145, 20, 12, 4, 4
+MADE, MEDIUM, SPEAKING, FAILING, WRONG_ORIGINALS = 165, 12, 12, 4, 4
 # Of made triangles. Three teachers' levels have little style in common: a tiny student, with about a hundred problems
 # to learn from, learns one teacher's.
 TEACHER = "llama-3-70b"
