@@ -125,7 +125,9 @@ def _mesh_axes(axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | No
 
 def row_axes() -> tuple[str, ...]:
     """The mesh axes that rows are split over here: without `replica` inside `per_replica`."""
-    return _mesh_axes(ROW_AXES)
+    axes = _mesh_axes(ROW_AXES)
+    assert isinstance(axes, tuple)  # ROW_AXES is one
+    return axes
 
 
 def shard(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
@@ -218,16 +220,17 @@ def param_shardings(mesh: Mesh, params: Any, logical_axes: Mapping[str, Sequence
     longest ending decides, so the same call serves optimizer states (`0.mu.layers.mlp.up_proj.weight`). Scalars are
     replicated. Raises KeyError for an array that the table does not know: a silent default would replicate it.
     """
-    if logical_axes is None:
-        from cogpo_jax.student.model import LOGICAL_AXES as logical_axes  # noqa: N811 (the model imports this module)
+    from cogpo_jax.student.model import LOGICAL_AXES  # the model imports this module
+
+    table = LOGICAL_AXES if logical_axes is None else logical_axes
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         if not leaf.shape:
             return replicated(mesh)
         parts = array_path(path).split(".")
         for start in range(len(parts)):
-            if (name := ".".join(parts[start:])) in logical_axes:
-                return sharding(mesh, *logical_axes[name])
+            if (name := ".".join(parts[start:])) in table:
+                return sharding(mesh, *table[name])
         raise KeyError(f"{array_path(path)}: no logical axes for this array {leaf.shape}")
 
     return jax.tree_util.tree_map_with_path(place, params)

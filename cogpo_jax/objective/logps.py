@@ -80,7 +80,7 @@ def _local_forward(
     flat, blocks = _Compact(mask, chunk), _Blocks(head, hidden.dtype, axes)
     h, t = flat.gather(hidden), flat.gather(targets)
 
-    def block(carry: tuple[Array, ...], b: Array) -> tuple[tuple[Array, ...], None]:
+    def block(carry: tuple[Array, Array, Array], b: Array) -> tuple[Any, None]:
         weight, first = blocks.gather(b), blocks.first_column(b)
 
         def body(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -14,6 +14,7 @@ accepting traced arrays as `MaskInfo`, with `q_sequence` giving each query's ind
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +106,7 @@ def visited_tiles(segment_ids: Int[Array, " T"], tile: int) -> Bool[Array, "quer
     return (low[:, None] <= high) & (low <= high[:, None]) & (index <= index[:, None])
 
 
-def _kernel(visited: Bool[Array, "queries keys"], q_index: Int[Array, " GT"], tile: int, groups: int):
+def _kernel(visited: Bool[Array, "queries keys"], q_index: Int[Array, " GT"], tile: int, groups: int) -> Any:
     rows = groups * tile
     blocks = splash.BlockSizes(
         block_q=rows, block_kv=tile, block_q_dkv=rows, block_kv_dkv=tile, block_q_dq=rows, block_kv_dq=tile
@@ -137,7 +138,7 @@ def _mask_info(visited: Array, data_next: Array, q_index: Array) -> mask_info.Ma
         mask_next=None,
         block_mask=visited.astype(jnp.int32)[None],
         partial_mask_blocks=None,
-        q_sequence=q_index,
+        q_sequence=q_index,  # type: ignore[arg-type]  # traced here: the kernel takes it, its annotation does not
     )
 
 

@@ -85,6 +85,7 @@ def _compile(
     traced = program.function.trace(*program.arguments)
     lowered = traced.lower()
     start = time.monotonic()
+    exchanges: tuple[Collective, ...]
     try:
         executable = lowered.compile()
     except JaxRuntimeError as error:

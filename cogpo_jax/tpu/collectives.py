@@ -59,7 +59,7 @@ def collectives(hlo: str, slices: Sequence[int]) -> list[Collective]:
             total = counts[kind, "dcn" if crosses else "ici"]
             total[0] += int(repeat)
             total[1] += repeat * _sent(kind, size, group)
-    found = [Collective(kind, network, n, size) for (kind, network), (n, size) in counts.items()]
+    found = [Collective(kind, network, int(n), size) for (kind, network), (n, size) in counts.items()]
     return sorted(found, key=lambda c: -c.bytes)
 
 
@@ -72,7 +72,7 @@ def _computations(hlo: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]
             current = found.setdefault(head[2], [])
             entry = head[2] if head[1] else entry
         elif current is not None and (instruction := _INSTRUCTION.match(line)):
-            current.append(instruction.groups())
+            current.append((instruction[1], instruction[2], instruction[3]))
     return found, entry
 
 
@@ -141,8 +141,8 @@ def _group(line: str, slices: Sequence[int]) -> tuple[int, bool]:
         axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
         over = [i for i, name in enumerate(axes) if f"'{name}'" in named[2]]
         ids = np.arange(int(np.prod(list(axes.values())))).reshape(list(axes.values()))
-        members = np.moveaxis(ids, over, range(-len(over), 0)).reshape(-1, int(np.prod([ids.shape[i] for i in over])))
-        members = members.tolist()
+        moved = np.moveaxis(ids, over, range(-len(over), 0))
+        members = moved.reshape(-1, int(np.prod([ids.shape[i] for i in over]))).tolist()
     elif listed := (_LISTED.search(line) or _PAIRS.search(line)):
         members = [[int(i) for i in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])]
     else:

@@ -3,7 +3,6 @@
 import resource
 import sys
 import time
-from typing import Any
 
 import jax
 
@@ -32,9 +31,9 @@ class Speedometer:
         self._last, self._compiled = time.perf_counter(), 0.0
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
 
-    def _on_duration(self, event: str, seconds: float, **_: Any) -> None:
+    def _on_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event.startswith("/jax/core/compile/"):
-            self._compiling += seconds
+            self._compiling += duration_secs
 
     def mark(self) -> None:
         """A step begins: the time since the last one's end was not a step's."""

@@ -41,9 +41,9 @@ def train(
     hosts.connect(config.distributed)
     hosts.check_same(settings.same_on_all_hosts(config) | {"code": hosts.code_digest()})
     hosts.check_shared(workdir)
-    workdir = epath.Path(workdir)
-    if (workdir / "config.json").is_file():
-        settings.check_same_run(config, workdir / "config.json")
+    folder = epath.Path(workdir)
+    if (folder / "config.json").is_file():
+        settings.check_same_run(config, folder / "config.json")
     verify_manifest(config.data)
     if config.eval.data:
         verify_manifest(config.eval.data)
@@ -52,7 +52,7 @@ def train(
     )
     if config.compile_cache.dir:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache.dir)
-    setup = prepare(config, workdir, initial)
+    setup = prepare(config, folder, initial)
     hosts.check_same({"data": setup.data.digest})
     if print_shardings and setup.main:
         say(describe(setup.abstract))
