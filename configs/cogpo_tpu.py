@@ -10,6 +10,7 @@ SFT run (configs/sft_tpu.py), or a Hugging Face folder. Sizes, slices and figure
     0.5b  v5e:4x4      2.3 of 15.75 GiB      2.0 PFLOP    93%     33
     1.5b  v5e:4x4      4.8 of 15.75 GiB      5.1 PFLOP    93%     33
     7b    v5p:2x2x4   15.8 of 95.74 GiB     18.6 PFLOP    93%     33
+    14b   v5p:4x4x4   13.3 of 95.74 GiB     39.4 PFLOP    93%     33
 
 Peak is what a chip holds at the worst moment of a step, Adam's moments included. Micro-step: FLOPs of a micro-batch
 whose every row is full, the recomputation of remat=full included, attention and head at their most. Fill: what a step
@@ -38,6 +39,8 @@ def get_config(size: str = "7b") -> config_dict.ConfigDict:
     config.rows.length = 16384
     config.rows.per_device = 1
     config.optimizer.learning_rate = 5e-7
+    if size == "14b":  # over 64 chips fsdp alone sends twice as much: 180 GB a micro-step, not 84
+        config.mesh.tensor = 4
     config.compute_dtype = "bfloat16"  # products; master weights, moments and the head's gradient stay float32
     config.attention = "splash"
     config.remat = "full"

@@ -5,8 +5,8 @@
 
 Slices and HBM as in configs/cogpo_tpu.py: the micro-step is the same program with another loss, and takes the same
 memory; there is no reference pass. The published recipe: 3 epochs, learning rate 1e-5, weight decay 0.05, warm-up 10%,
-cosine. `batch.groups` counts examples: 96 of 2,536 tokens fill 93% of the 16 rows of a v5e:4x4 or v5p:2x2x4, 46% of a
-v6e:4x8, 23% of the 64 rows of a v5p:4x4x4 (batch.groups=400 fills those).
+cosine. `batch.groups` counts examples: 96 of 2,536 tokens fill 93% of the 16 rows of a v5e:4x4, a v5p:2x2x4 or a
+v5p:4x4x4 with tensor=4, and 46% of the 32 of a v6e:4x8 (batch.groups=200 fills those).
 """
 
 import importlib.util
