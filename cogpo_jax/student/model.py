@@ -89,10 +89,10 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         x32 = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
-        # Computed apart: XLA's CPU rsqrt rounds by what it is fused into, and a policy in its gradient program would
-        # differ from itself as its own reference (40% of the hidden states by an ulp).
-        x32 = x32 * jax.lax.optimization_barrier(inverse)
+        # Mean and rsqrt each computed apart: XLA's CPU back end rounds them by what they are fused into, and a policy
+        # in its gradient program would differ from itself as its own reference (94% of the hidden states, by ulps).
+        mean = jax.lax.optimization_barrier(jnp.mean(jnp.square(x32), axis=-1, keepdims=True))
+        x32 = x32 * jax.lax.optimization_barrier(jax.lax.rsqrt(mean + self.eps))
         return (x32 * self.weight[...].astype(jnp.float32)).astype(x.dtype)
 
 
