@@ -162,7 +162,7 @@ def _legend(names: Sequence[str]) -> list[str]:
         return []
     marks, x = [], float(WIDTH - RIGHT)
     for i, name in reversed(list(enumerate(names))):
-        x -= 6.6 * len(name)
+        x -= 7.4 * len(name)
         marks.append(f'<text class="label" x="{x:.1f}" y="13">{escape(name)}</text>')
         marks.append(f'<circle class="dot c{i}" cx="{x - 7:.1f}" cy="9" r="4"/>')
         x -= 20
