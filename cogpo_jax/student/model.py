@@ -6,6 +6,7 @@ module again, inside or outside of jit.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -223,7 +224,11 @@ def project(x: Float[Array, "*n i"], weight: Float[Array, "o i"], out_dtype: Any
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _project(x: Array, weight: Array, out_dtype: Any) -> Array:
-    return _dot(x, weight, ((x.ndim - 1,), (1,)), out_dtype)
+    if math.prod(x.shape[:-1]) > _FEW_TOKENS or jax.default_backend() != "cpu":
+        return _dot(x, weight, ((x.ndim - 1,), (1,)), out_dtype)
+    columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)  # else XLA folds the transposes away
+    y = jax.lax.optimization_barrier(_dot(weight, columns, ((1,), (0,)), out_dtype))
+    return y.T.reshape(*x.shape[:-1], -1)
 
 
 def _project_fwd(x: Array, weight: Array, out_dtype: Any) -> tuple[Array, tuple[Array, Array]]:
