@@ -26,8 +26,8 @@ _SFT = (
     "--config.optimizer.learning_rate=2e-3",
     "--config.eval.every=14",
 )
-# 5e-7, the published rate for billions of parameters, moves nothing in so few steps; more than 4e-5 adds noise that costs
-# long responses. Without the penalty (DPOP) shorter responses gain, with one of 3 longer ones do.
+# 5e-7, the published rate for billions of parameters, moves nothing in so few steps; more than 4e-5 adds noise that
+# costs long responses. Without the penalty (DPOP) shorter responses gain, with one of 3 longer ones do.
 _COGPO = (
     "--config.rows.per_device=4",
     "--config.epochs=2",
