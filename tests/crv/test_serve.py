@@ -114,7 +114,7 @@ def test_a_dead_worker_is_restarted_and_a_signal_ends_everything(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"server_args": ("--die",)}, r"worker-0: ended while starting; see .*worker-0.log"),
+        ({"server_args": ("--die",)}, r"worker-\d: ended while starting; see .*worker-\d.log"),
         ({"model": "nowhere"}, "model: 'nowhere': no such folder"),
         ({"workers": 0}, "workers: 0: must be a whole number of at least 1"),
     ],

@@ -52,7 +52,7 @@ def test_a_folder_that_holds_another_reference_is_refused(cache, tmp_path):
 
 @pytest.mark.parametrize("byte", [5, 140, -3])
 def test_a_damaged_part_is_named_and_its_responses_computed_again(cache, tmp_path, byte):
-    first = max(cache.folder.glob("part-*.npy"), key=lambda p: p.stat().st_size)
+    first = max(cache.folder.glob("part-*.npy"), key=lambda p: p.stat().length)
     data = bytearray(first.read_bytes())
     data[byte] ^= 16
     first.write_bytes(data)
