@@ -16,7 +16,13 @@ from cogpo_jax.training.checkpoint import Checkpoints
 from cogpo_jax.training.hosts import Watchdog
 
 ROOT = Path(__file__).parents[2]
-FIELDS = {"epochs": 20, "checkpoint.every": 1000, "optimizer.learning_rate": 1e-3, "rows.shapes": 1}
+FIELDS = {
+    "epochs": 20,
+    "checkpoint.every": 1000,
+    "optimizer.learning_rate": 1e-3,
+    "rows.length": 96,
+    "rows.shapes": 1,
+}
 
 
 def start_hosts(records, tokenizer_folder, models, workdirs, *extra):
@@ -30,7 +36,6 @@ def start_hosts(records, tokenizer_folder, models, workdirs, *extra):
         "tokenizer": tokenizer_folder,
         "model": models["qwen2"],
         "batch.groups": 6,
-        "rows.length": 96,
         "logits_chunk": 64,
         "log.tensorboard": False,
         "rows.per_device": 1,
