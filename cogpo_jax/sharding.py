@@ -20,6 +20,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.student.axes import LOGICAL_AXES
 
 MESH_AXES = ("replica", "data", "fsdp", "tensor")
 ROW_AXES = ("replica", "data", "fsdp")
@@ -213,24 +214,21 @@ def constrain(x: jax.Array, mesh: Mesh | None, *logical_axes: str | None) -> jax
     return jax.lax.with_sharding_constraint(x, sharding(mesh, *logical_axes))
 
 
-def param_shardings(mesh: Mesh, params: Any, logical_axes: Mapping[str, Sequence[str | None]] | None = None) -> Any:
+def param_shardings(mesh: Mesh, params: Any, logical_axes: Mapping[str, Sequence[str | None]] = LOGICAL_AXES) -> Any:
     """A tree like `params` with each leaf's NamedSharding.
 
     A leaf is found by its path (`layers.mlp.up_proj.weight`) in `logical_axes` (default: the student's table); the
     longest ending decides, so the same call serves optimizer states (`0.mu.layers.mlp.up_proj.weight`). Scalars are
     replicated. Raises KeyError for an array that the table does not know: a silent default would replicate it.
     """
-    from cogpo_jax.student.model import LOGICAL_AXES  # the model imports this module
-
-    table = LOGICAL_AXES if logical_axes is None else logical_axes
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         if not leaf.shape:
             return replicated(mesh)
         parts = array_path(path).split(".")
         for start in range(len(parts)):
-            if (name := ".".join(parts[start:])) in table:
-                return sharding(mesh, *table[name])
+            if (name := ".".join(parts[start:])) in logical_axes:
+                return sharding(mesh, *logical_axes[name])
         raise KeyError(f"{array_path(path)}: no logical axes for this array {leaf.shape}")
 
     return jax.tree_util.tree_map_with_path(place, params)

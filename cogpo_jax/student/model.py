@@ -30,28 +30,6 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 # Up to so many tokens W x^T streams the weights faster than x W^T on a CPU (4,864 x 896 by 8: 0.75 against 2.4 ms).
 _FEW_TOKENS = 32
 
-# Path of each parameter -> the logical axis of each of its dimensions (`cogpo_jax.sharding.RULES`).
-LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
-    "embed_tokens.weight": ("vocab", "embed"),
-    "layers.input_layernorm.weight": ("layers", "norm"),
-    "layers.self_attn.q_proj.weight": ("layers", "heads", "embed"),
-    "layers.self_attn.q_proj.bias": ("layers", "heads"),
-    "layers.self_attn.k_proj.weight": ("layers", "kv_heads", "embed"),
-    "layers.self_attn.k_proj.bias": ("layers", "kv_heads"),
-    "layers.self_attn.v_proj.weight": ("layers", "kv_heads", "embed"),
-    "layers.self_attn.v_proj.bias": ("layers", "kv_heads"),
-    "layers.self_attn.o_proj.weight": ("layers", "embed", "heads"),
-    "layers.self_attn.o_proj.bias": ("layers", "norm"),
-    "layers.self_attn.q_norm.weight": ("layers", "norm"),
-    "layers.self_attn.k_norm.weight": ("layers", "norm"),
-    "layers.post_attention_layernorm.weight": ("layers", "norm"),
-    "layers.mlp.gate_proj.weight": ("layers", "mlp", "embed"),
-    "layers.mlp.up_proj.weight": ("layers", "mlp", "embed"),
-    "layers.mlp.down_proj.weight": ("layers", "embed", "mlp"),
-    "norm.weight": ("norm",),
-    "lm_head.weight": ("vocab", "embed"),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class ForwardOptions:

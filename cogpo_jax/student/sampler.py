@@ -21,13 +21,14 @@ from jaxtyping import Array, Float, Int
 from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import array_path, constrain, row_shards, sharding
 from cogpo_jax.student.attention import attention
+from cogpo_jax.student.axes import LOGICAL_AXES
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.student.model import LOGICAL_AXES, ForwardOptions, Student, graphdef_of
+from cogpo_jax.student.model import ForwardOptions, Student, graphdef_of
 from cogpo_jax.student.rope import rope_tables
 from cogpo_jax.student.sampling import GREEDY, Sampling, next_tokens, row_keys
 
 CHUNK = 64  # tokens decoded in one call of the compiled loop
-_NARROWEST = 128  # prompt width; splash attention wants a multiple of it
+_NARROWEST = {"xla": 16}  # prompt width by attention back end; the kernels want multiples of 128
 Cache = tuple[tuple[Array, Array], ...]  # per layer: keys and values [B, K, slots, dh]
 
 
@@ -106,7 +107,7 @@ class Sampler:
         mesh = self._options.mesh
         shards = row_shards(mesh) if mesh else 1
         batch = -(-len(prompts) // shards) * shards
-        width = _width(max(map(len, prompts)))
+        width = _width(max(map(len, prompts)), _NARROWEST.get(self._options.attention, 128))
         tokens, lengths = np.zeros((batch, width), np.int32), np.ones(batch, np.int32)
         for i, prompt in enumerate(prompts):
             tokens[i, : len(prompt)], lengths[i] = prompt, len(prompt)
@@ -144,9 +145,9 @@ class _State:
     keys: Array  # [B] random keys
 
 
-def _width(longest: int) -> int:
+def _width(longest: int, narrowest: int) -> int:
     """Prompts' width for the longest of them: at most a quarter wider, so that few widths are compiled."""
-    step = max(_NARROWEST, 1 << max(0, longest.bit_length() - 3))
+    step = max(narrowest, 1 << max(0, longest.bit_length() - 3))
     return -(-longest // step) * step
 
 

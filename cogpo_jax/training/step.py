@@ -103,7 +103,7 @@ def apply_step(
     bfloat16 parameters are updated in float32 and rounded stochastically: to nearest, an update of 5e-7 would vanish.
     """
     gradients = jax.tree.map(lambda g: g.sum(axis=0), gradients)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     updates, opt_state = optimizer.update(gradients, opt_state, wide)
     wide = optax.apply_updates(wide, updates)
