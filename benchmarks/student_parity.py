@@ -1,11 +1,13 @@
-"""score.py and generate.py against transformers on real texts: the same sums of log-probs, the same greedy tokens.
+"""score.py and generate.py against transformers on real texts: the same sums of log-probs, the same greedy tokens; and
+how far logits in bfloat16 are from float32's, ours and theirs.
 
     python benchmarks/student_parity.py --tokenizer=QWEN_FOLDER --texts=long_cot.jsonl [--scores=100] [--prompts=50]
 
 Makes a tiny random student (Qwen2.5, tied, vocabulary 151,936) behind the real tokenizer, exports it, and runs both
 commands' functions and transformers on the same folder. `--texts`: JSONL whose `--prompt_field` is the prompt and whose
 `--response_fields`, joined, are the response; the first rows with at most `--max_tokens` tokens are taken. A greedy
-token that differs counts as a tie where transformers' top two logits are within 1e-4. Prints two JSON lines.
+token that differs counts as a tie where transformers' top two logits are within 1e-4. The bfloat16 line is of
+`--bfloat16_config` with random weights, four texts cut to 256 tokens. Prints three JSON lines.
 """
 
 import json
@@ -13,17 +15,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 import transformers
 from absl import flags
+from flax import nnx
 
 from cogpo_jax import cli
 from cogpo_jax.errors import UserError
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.generate_rows import GenerateOptions, generate_file
-from cogpo_jax.student.model import init_params
-from cogpo_jax.student.weights import to_hf
+from cogpo_jax.student.model import ForwardOptions, init_params
+from cogpo_jax.student.weights import from_hf, to_hf
 from cogpo_jax.training.score_rows import ScoreOptions, score_file
 
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Folder of the Qwen2.5 tokenizer.")
@@ -34,6 +38,7 @@ _SCORES = flags.DEFINE_integer("scores", 100, "Responses to score.")
 _PROMPTS = flags.DEFINE_integer("prompts", 50, "Prompts to continue.")
 _NEW = flags.DEFINE_integer("new_tokens", 64, "Tokens of each continuation.")
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 4096, "Longer texts are left out.")
+_BFLOAT16 = flags.DEFINE_string("bfloat16_config", "configs/models/qwen2.5-0.5b.json", "Student of the bfloat16 line.")
 
 TIE = 1e-4
 STUDENT = {
@@ -66,6 +71,7 @@ def main() -> None:
         rows = _rows(tokenizer)
         print(json.dumps(_scores(folder, tokenizer, model, rows[: _SCORES.value])), flush=True)
         print(json.dumps(_greedy(folder, tokenizer, model, rows[: _PROMPTS.value])), flush=True)
+        print(json.dumps(_bfloat16(folder, tokenizer, rows[:4])), flush=True)
 
 
 def _rows(tokenizer: Any) -> list[dict[str, str]]:
@@ -148,6 +154,45 @@ def _greedy(folder: Path, tokenizer: Any, model: Any, rows: list[dict[str, str]]
         "differ_after_a_tie": ties,
         "differ": wrong,
         "pass": not wrong,
+    }
+
+
+def _bfloat16(folder: Path, tokenizer: Any, rows: list[dict[str, str]]) -> dict[str, Any]:
+    """How far bfloat16 logits, ours and theirs, are from transformers' float32 ones; how often the top token does."""
+    config = StudentConfig.from_hf(_BFLOAT16.value)
+    to_hf(config, init_params(config, 0), folder / "large", "float32")
+    texts = [torch.tensor([(p + r)[:256]]) for p, r in (_ids(tokenizer, row) for row in rows)]
+    theirs = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder / "large", dtype=dtype).eval()
+        with torch.no_grad():
+            theirs[dtype] = [model(text).logits[0].float().numpy() for text in texts]
+    del model
+    graphdef, params = from_hf(folder / "large")[1:]
+
+    @jax.jit
+    def logits(params: Any, tokens: jax.Array) -> jax.Array:
+        student = nnx.merge(graphdef, params)
+        positions = np.arange(tokens.shape[1])[None]
+        return student.logits(student(tokens, np.ones_like(positions), positions, ForwardOptions("bfloat16")))
+
+    ours = [np.asarray(logits(params, text.numpy().astype(np.int32))[0]) for text in texts]
+    exact = np.concatenate(theirs[torch.float32])
+
+    def distance(of: list[np.ndarray]) -> dict[str, float]:
+        found = np.concatenate(of)
+        return {
+            "max": float(np.abs(found - exact).max()),
+            "mean": float(np.abs(found - exact).mean()),
+            "top_token_differs": float((found.argmax(-1) != exact.argmax(-1)).mean()),
+        }
+
+    return {
+        "what": "bfloat16 logits against transformers' float32 ones",
+        "largest_logit": float(np.abs(exact).max()),
+        "tokens": len(exact),
+        "ours": distance(ours),
+        "transformers": distance(theirs[torch.bfloat16]),
     }
 
 
