@@ -79,13 +79,15 @@ def test_sigterm_to_one_host_stops_both_at_one_step_and_one_device_goes_on(
     tmp_path, records, tokenizer_folder, models, run
 ):
     """Trained on fsdp=2 x tensor=2 over two processes, restored on one device: the run that one device makes alone."""
-    processes = start_hosts(records, tokenizer_folder, models, [tmp_path / "run"] * 2)
+    processes = start_hosts(
+        records, tokenizer_folder, models, [tmp_path / "run"] * 2, [], ["--exit_code_if_stopped=75"]
+    )
     deadline = time.monotonic() + 600
     while len(lines(tmp_path / "run")) < 2 and all(p.poll() is None for p in processes) and time.monotonic() < deadline:
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
     ends = finish(processes)
-    assert [code for code, _ in ends] == [0, 0], ends[0][1][-2000:] + ends[1][1][-2000:]
+    assert [code for code, _ in ends] == [0, 75], ends[0][1][-2000:] + ends[1][1][-2000:]
     checkpoints = Checkpoints(tmp_path / "run", read_only=True)
     (step,) = checkpoints.steps()
     checkpoints.close()
