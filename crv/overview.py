@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.report.crv_run import REWRITES, AgentCost, CrvRun, Path as FlowPath, ShownProblem, Text
+from cogpo_jax.report.crv_run import REWRITES, AgentCost, CrvRun, FlowPath, ShownProblem, Text
 from crv.ledger import Ledger
 
 SHOWN = 100  # problems in the page's browser, unless told
@@ -34,7 +34,9 @@ def read_overview(workdir: str | Path, shown: int = SHOWN) -> CrvRun:
 def _overview(ledger: Ledger, shown: int) -> CrvRun:
     early = dict(ledger.db.execute("SELECT dropped, COUNT(*) FROM problems WHERE dropped != '' GROUP BY dropped"))
     tally = _Tally(shown)
-    for row in ledger.db.execute("SELECT problem_id, state, reason, label, rounds, pairs, body FROM outcomes ORDER BY place"):
+    for row in ledger.db.execute(
+        "SELECT problem_id, state, reason, label, rounds, pairs, body FROM outcomes ORDER BY place"
+    ):
         tally.add(*row)
     if early:
         tally.flows[("not looked at", "", "", "dropped before any call")] += sum(early.values())
@@ -69,7 +71,7 @@ class _Tally:
         self.states[state] += 1
         self.drops.update([reason] if reason else [])
         self.pairs.update(pairs.split())
-        self.flows[_path(row, state, label, rounds)] += 1
+        self.flows[_path(row["story"], state, reason, label, rounds)] += 1
         self.rounds.update([(rounds, state)] if rounds else [])
         self.unusable.update(f"{step['step']}: {step['unusable']}" for step in row["story"] if "unusable" in step)
         self._count_words(row["responses"], state, label)
@@ -89,21 +91,18 @@ class _Tally:
                 self.words[label, "rewritten" if kind == "suitable" else "original"][count] += 1
 
 
-def _path(row: Mapping[str, Any], state: str, label: str, rounds: int) -> FlowPath:
+def _path(story: Sequence[Mapping[str, Any]], state: str, reason: str, label: str, rounds: int) -> FlowPath:
     """The way that a problem took through the columns of the flow picture."""
-    first = next((step for step in row["story"] if step["step"] == "verify" and step["of"] == "original"), None)
-    if first:
-        original = _VERDICTS[first["verdict"]]
-    elif row["story"][-1]["reason"] == "gold_unreadable":
+    if reason == "gold_unreadable":
         return ("gold unreadable", "", "", "dropped before any call")
-    else:
-        original = "none given"
+    verdicts = (step["verdict"] for step in story if step["step"] == "verify" and step["of"] == "original")
+    original = _VERDICTS.get(next(verdicts, ""), "none given")
     if state == "fitting":
-        return (original, "medium", REWRITES[0], "suitable as it was")
+        return (original, label, REWRITES[0], "suitable as it was")
     if label:
         times = REWRITES[rounds] if rounds <= 3 else "more rounds"
         return (original, label, times, "suitable rewrite" if state == "rewritten" else "no rewrite passed")
-    if row["story"][-1]["reason"].startswith("critic_"):
+    if reason.startswith("critic_"):
         return (original, "no label", "", "critic unusable")
     return (original, "", "", "no right original")
 

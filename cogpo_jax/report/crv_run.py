@@ -9,10 +9,17 @@ from typing import Any
 ORIGINAL = ("right", "undecided", "wrong", "none given", "gold unreadable", "not looked at")
 CRITIC = ("medium", "easy", "hard", "no label", "")
 REWRITES = ("kept as it was", "1 round", "2 rounds", "3 rounds", "more rounds", "")
-END = ("suitable as it was", "suitable rewrite", "no rewrite passed", "critic unusable", "no right original", "dropped before any call")
+END = (
+    "suitable as it was",
+    "suitable rewrite",
+    "no rewrite passed",
+    "critic unusable",
+    "no right original",
+    "dropped before any call",
+)
 FLOW_COLUMNS = {"original": ORIGINAL, "critic": CRITIC, "rewrites": REWRITES, "verified": END}
 
-Path = tuple[str, str, str, str]  # one place of each column
+FlowPath = tuple[str, str, str, str]  # one place of each column
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class CrvRun:
     states: Mapping[str, int]
     drops: Mapping[str, int]
     pairs: Mapping[str, int]
-    flows: Mapping[Path, int]
+    flows: Mapping[FlowPath, int]
     words: Mapping[tuple[str, str], Counter[int]]
     rounds: Mapping[tuple[int, str], int]
     unusable: Mapping[str, int]

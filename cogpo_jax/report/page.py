@@ -1,9 +1,12 @@
 """report.html: one self-contained page about the data of a run, its training, and what the held-out pairs say."""
 
-import difflib
+import base64
+import hashlib
 import json
 import math
 import statistics
+from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -13,17 +16,13 @@ from markupsafe import Markup
 
 from cogpo_jax.records import Group, Response
 from cogpo_jax.report import svg
+from cogpo_jax.report.crv_run import CrvRun
+from cogpo_jax.report.crv_section import KIND_WORDS, crv_section, proof_words
 from cogpo_jax.report.heldout import Table, heldout_table, margins
 from cogpo_jax.report.run_files import MINI_TASKS, Data, Training
+from cogpo_jax.report.words import difference
 
 SHOWN_PROBLEMS = 5
-_KIND_WORDS = {
-    "suitable": "suitable",
-    "easy": "too terse",
-    "hard": "too convoluted",
-    "incorrect": "wrong",
-    "unknown": "unknown",
-}
 
 
 def build_page(
@@ -31,35 +30,49 @@ def build_page(
     sft: Training | None = None,
     cogpo: Training | None = None,
     summary: Mapping[str, Any] | None = None,
+    crv: CrvRun | None = None,
 ) -> str:
     """The page as HTML, with a section for each part that is given; `summary` is that of the quickstart.
 
-    Every text that came from a model is escaped; nothing is loaded from outside the page.
+    Every text that came from a model is escaped, nothing is loaded from outside the page, and the page's policy lets
+    no script run but its own.
     """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_resource),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    template = environment.from_string(resources.files(__package__).joinpath("template.html").read_text())
-    return template.render(
+    script = _resource("browser.js")
+    return environment.get_template("template.html").render(
         data=_data_section(data) if data else None,
-        problems=shown_problems(data) if data else [],
+        problems=shown_problems(data) if data and not crv else [],
         sft=_sft_section(sft) if sft else None,
         cogpo=_cogpo_section(cogpo) if cogpo else None,
         heldout=_heldout_section(cogpo.pairs) if cogpo and cogpo.pairs else None,
+        crv=crv_section(crv) if crv else None,
         summary=summary,
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def shown_problems(data: Data) -> list[dict[str, Any]]:
     """Five problems with all three kinds of response, held-out ones first, terse and convoluted originals in turn."""
-    groups = [group for split in ("validation", "train") for group in data.groups.get(split, ())]
-    whole = [group for group in groups if {"small", "large"} <= {pair.gap for pair in group.pairs}]
-    by_label: dict[str, list[Group]] = {}
-    for group in whole:
-        label = next(r.kind for r in group.responses if r.kind in ("easy", "hard"))
-        by_label.setdefault(label, []).append(group)
-    queues = [by_label[label] for label in sorted(by_label)]
-    turns = [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]
+    by_label: dict[str, list[Group]] = {"easy": [], "hard": []}
+    for group in (group for split in ("validation", "train") for group in data.groups.get(split, ())):
+        if {"small", "large"} <= {pair.gap for pair in group.pairs}:
+            queue = by_label[next(r.kind for r in group.responses if r.kind in by_label)]
+            if len(queue) < SHOWN_PROBLEMS:
+                queue.append(group)
+        if all(len(queue) == SHOWN_PROBLEMS for queue in by_label.values()):
+            break
+    turns = [queue[i] for i in range(SHOWN_PROBLEMS) for queue in by_label.values() if i < len(queue)]
     return [_problem_card(group) for group in turns[:SHOWN_PROBLEMS]]
 
 
@@ -86,27 +99,33 @@ def honest_sentence(table: Table) -> str:
 
 def _data_section(data: Data) -> dict[str, Any]:
     info = data.info
+    pairs, groups, origins = Counter[tuple[str, str]](), Counter[str](), Counter[str]()
+    longer, ratios = Counter[str](), {gap: array("d") for gap in (*MINI_TASKS, "none")}
+    for split, group in ((split, group) for split, some in data.groups.items() for group in some):
+        groups[split] += 1
+        origins.update(f"{KIND_WORDS[response.kind]}, {response.origin}" for response in group.responses)
+        lengths = [len(response_words(response)) for response in group.responses]
+        for pair in group.pairs:
+            chosen, rejected = lengths[pair.chosen], lengths[pair.rejected]
+            pairs[split, pair.gap] += 1
+            longer[pair.gap] += chosen > rejected
+            ratios[pair.gap].append(chosen / rejected)
     tasks = [
         {
             "gap": gap,
-            **{split: len(_pairs(groups, gap)) for split, groups in data.groups.items()},
-            "chosen_longer": _share([a > b for a, b in _pairs([g for s in data.groups.values() for g in s], gap)]),
-            "ratio": _median_ratio(_pairs([g for s in data.groups.values() for g in s], gap)),
+            **{split: pairs[split, gap] for split in data.groups},
+            "chosen_longer": longer[gap] / len(ratios[gap]) if ratios[gap] else None,
+            "ratio": statistics.median(ratios[gap]) if ratios[gap] else None,
         }
         for gap in MINI_TASKS
     ]
-    origins: dict[str, int] = {}
-    for groups in data.groups.values():
-        for response in (r for g in groups for r in g.responses):
-            name = f"{_KIND_WORDS[response.kind]}, {response.origin}"
-            origins[name] = origins.get(name, 0) + 1
     return {
         "problems": info.get("problems", {}),
         "labels": svg.bars(_counts(info.get("labels", {})), 0),
         "drops": svg.bars(_counts(info.get("drops", {})), 2),
         "origins": svg.bars(dict(sorted(origins.items())), 1),
         "calls": info.get("calls", {}),
-        "groups": {split: len(groups) for split, groups in data.groups.items()},
+        "groups": {split: groups[split] for split in data.groups},
         "tasks": tasks,
     }
 
@@ -197,52 +216,18 @@ def _column(title: str, response: Response | None, before: Response | None) -> d
     return {
         "title": title,
         "kind": response.kind,
-        "kind_words": _KIND_WORDS[response.kind],
+        "kind_words": KIND_WORDS[response.kind],
         "origin": response.origin,
         "model": response.model,
         "characters": len(text),
-        "proof": " / ".join(str(certificate[key]) for key in ("verdict", "rule") if certificate.get(key)),
-        "text": marked_words(response_words(before), text) if before and title == "Wrong" else text,
+        "proof": proof_words(certificate),
+        "text": difference(response_words(before), text).after if before and title == "Wrong" else text,
     }
 
 
 def response_words(response: Response) -> str:
     """A response as it is read: its verbatim text, or thought and solution."""
     return response.text or f"{response.thought}\n\n{response.solution}"
-
-
-def marked_words(before: str, after: str) -> Markup:
-    """`after`, escaped, with the words that are not in `before` marked; unmarked where little is shared."""
-    old, new = before.split(" "), after.split(" ")
-    if max(len(old), len(new)) > 3000:  # the comparison takes quadratic time
-        return Markup("").join([after])
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    if matcher.ratio() < 0.5:
-        return Markup("").join([after])
-    parts = []
-    for kind, _, _, start, end in matcher.get_opcodes():
-        words = " ".join(new[start:end])
-        if words:
-            parts.append(Markup("{}" if kind == "equal" else "<mark>{}</mark>").format(words))
-    return Markup(" ").join(parts)
-
-
-def _pairs(groups: Sequence[Group], gap: str) -> list[tuple[int, int]]:
-    """(characters of the chosen, of the rejected response) of each pair of a gap."""
-    return [
-        (len(response_words(g.responses[p.chosen])), len(response_words(g.responses[p.rejected])))
-        for g in groups
-        for p in g.pairs
-        if p.gap == gap
-    ]
-
-
-def _share(values: Sequence[bool]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _median_ratio(pairs: Sequence[tuple[int, int]]) -> float | None:
-    return statistics.median(a / b for a, b in pairs) if pairs else None
 
 
 def _counts(counts: Mapping[str, int]) -> dict[str, int]:

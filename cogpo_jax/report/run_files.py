@@ -1,13 +1,13 @@
 """What a page is made of, read from the folders that CRV and the trainer leave."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.records import Group, load_manifest, read_groups, splits
+from cogpo_jax.records import Group, read_groups, splits, verify_manifest
 
 MINI_TASKS = ("small", "medium", "large")
 
@@ -24,10 +24,21 @@ class Training:
 
 @dataclass(frozen=True)
 class Data:
-    """A folder of records: what its manifest tells, and its groups by split."""
+    """A folder of records: what its manifest tells, and its groups by split, read anew at each iteration."""
 
     info: Mapping[str, Any]
-    groups: Mapping[str, tuple[Group, ...]] = field(default_factory=dict)
+    groups: Mapping[str, Iterable[Group]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GroupFile:
+    """The groups of one split of a verified folder: never all in memory."""
+
+    folder: str | Path
+    split: str
+
+    def __iter__(self) -> Iterator[Group]:
+        return read_groups(self.folder, self.split, verify=False)
 
 
 def read_training(workdir: str | Path) -> Training:
@@ -46,8 +57,8 @@ def read_training(workdir: str | Path) -> Training:
 
 def read_data(folder: str | Path) -> Data:
     """Reads a folder of records with its groups; raises UserError where a shard does not match the manifest."""
-    info = load_manifest(folder)["info"]
-    return Data(info, {split: tuple(read_groups(folder, split)) for split in splits(folder).get("groups", {})})
+    info = verify_manifest(folder)["info"]
+    return Data(info, {split: GroupFile(folder, split) for split in splits(folder).get("groups", {})})
 
 
 def read_lines(path: Path) -> tuple[Mapping[str, Any], ...]:

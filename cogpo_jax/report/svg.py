@@ -1,10 +1,11 @@
-"""Four small charts as inline SVG, drawn by hand: a page needs no plotting library, and takes its colours from CSS.
+"""Small charts as inline SVG, drawn by hand: a page needs no plotting library, and takes its colours from CSS.
 
 Classes: `c0`..`c5` colour a series (stroke and fill), `grid`, `axis`, `label` and `zero` the rest; template.html has
 their colours. Every text is escaped.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,58 @@ def bars(counts: Mapping[str, int], colour: int = 0) -> Markup:
         )
         marks.append(f'<text class="label value" x="{name_width + length + 6:.1f}" y="{y + 14}">{count:,}</text>')
     return _svg(marks, 6 + len(counts) * row, ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def histogram(series: Mapping[str, Mapping[int, int]], x_name: str, y_name: str) -> Markup:
+    """How many items (y) have which size (x, at least 1): overlaid steps, two bins an octave, a logarithmic axis."""
+    binned = {name: _half_octaves(counts) for name, counts in series.items() if counts}
+    if not binned:
+        return Markup("")
+    first = min(min(bins) for bins in binned.values())
+    last = max(max(bins) for bins in binned.values()) + 1
+    y_ticks = _ticks(0, max(max(bins.values()) for bins in binned.values()), 4)
+    frame = _Frame((), y_ticks, (first, last), (y_ticks[0], y_ticks[-1]))
+    marks = frame.drawn(x_name, y_name, None)
+    every = max(2, 2 * math.ceil((last - first) / 2 / 6))
+    for k in range(first, last + 1):
+        if k % every == 0:
+            place = f'x="{frame.x(k):.1f}" y="{HEIGHT - BOTTOM + 16}"'
+            marks.append(f'<text class="label" {place} text-anchor="middle">{2 ** (k // 2):,}</text>')
+    for i, bins in enumerate(binned.values()):
+        steps = "".join(f"V{frame.y(bins[k]):.1f}H{frame.x(k + 1):.1f}" for k in range(first, last))
+        marks.append(f'<path class="steps c{i}" d="M{frame.x(first):.1f},{frame.y(0):.1f}{steps}V{frame.y(0):.1f}z"/>')
+    return _svg(marks + _legend(list(binned)), HEIGHT, f"{y_name} by {x_name}")
+
+
+def _half_octaves(counts: Mapping[int, int]) -> Counter[int]:
+    """Bin k holds the sizes from 2^(k/2) up to 2^((k+1)/2)."""
+    bins = Counter[int]()
+    for size, count in counts.items():
+        bins[math.floor(2 * math.log2(max(size, 1)) + 1e-9)] += count
+    return bins
+
+
+def stacked(rows: Mapping[str, Mapping[str, int]], parts: Sequence[str]) -> Markup:
+    """Horizontal bars of counts, each of `parts` (in that order, class c0, c1, ...)."""
+    if not rows:
+        return Markup("")
+    row, name_width, top = 26, 108, 24
+    most = max(max(sum(counts.values()) for counts in rows.values()), 1)
+    marks = []
+    for i, (name, counts) in enumerate(rows.items()):
+        y, x = top + i * row, float(name_width)
+        marks.append(f'<text class="label" x="{name_width - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>')
+        for k, part in enumerate(parts):
+            length = (WIDTH - name_width - 76) * counts.get(part, 0) / most
+            if length:
+                size = f'x="{x:.1f}" y="{y}" width="{max(length - 1, 0.5):.1f}" height="{row - 8}"'
+                marks.append(
+                    f'<rect class="bar c{k}" {size} rx="2"><title>{escape(part)}: {counts[part]:,}</title></rect>'
+                )
+            x += length
+        shares = " + ".join(f"{counts[part]:,}" for part in parts if counts.get(part))
+        marks.append(f'<text class="label value" x="{x + 6:.1f}" y="{y + 14}">{shares}</text>')
+    return _svg(marks + _legend(parts), top + len(rows) * row, ", ".join(rows))
 
 
 def dots(rows: Sequence[Dot], level: float = 0.5, colour: int = 0) -> Markup:

@@ -11,7 +11,7 @@ import pytest
 
 from cogpo_jax.records import Group, Pair, Response, write_data
 from cogpo_jax.report.heldout import heldout_table
-from cogpo_jax.report.page import build_page, honest_sentence, marked_words, shown_problems
+from cogpo_jax.report.page import build_page, honest_sentence, shown_problems
 from cogpo_jax.report.run_files import Data, Training, read_data
 
 HOSTILE = '<script>alert("x")</script>'
@@ -73,7 +73,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.names.append(tag)
         self.outside += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -119,11 +119,6 @@ def test_five_problems_held_out_first_and_labels_in_turn():
     assert [column["kind"] for column in cards[0]["columns"]] == ["easy", "suitable", "incorrect"]
 
 
-def test_changed_words_are_marked_and_escaped():
-    marked = marked_words("so 2 + 2 = 4 & done", "so 2 + 2 = <5> & done")
-    assert marked == "so 2 + 2 = <mark>&lt;5&gt;</mark> &amp; done"
-
-
 @pytest.mark.parametrize(
     ("longer", "shorter", "verdict"),
     [(1.0, 1.0, "not all that it learned"), (1.0, -1.0, "cannot be told from chance"), (0.0, 0.0, "from chance")],
@@ -163,4 +158,5 @@ def test_a_folder_without_a_run_is_named_in_one_line(tmp_path):
 
 def test_read_data_gives_back_the_groups(tmp_path):
     write_data(tmp_path, groups={"train": [group("t1")]}, info=INFO)
-    assert read_data(tmp_path).groups == {"train": (group("t1"),)}
+    groups = read_data(tmp_path).groups["train"]
+    assert list(groups) == list(groups) == [group("t1")], "read anew each time"
