@@ -50,6 +50,7 @@ def get_config() -> config_dict.ConfigDict:
     c.corrupter = config_dict.ConfigDict({"attempts": 1})  # tries at a wrong text that is proved wrong
 
     c.hygiene = config_dict.ConfigDict()  # what is dropped before any call, counted by reason
+    c.hygiene.repair = False  # text that lost its backslashes (a tab and "imes" for \times) is mended, and counted
     c.hygiene.duplicates = False  # problems equal but for case, spaces and dollars: the first stays
     c.hygiene.near_duplicates = 0.0  # Jaccard similarity of 5-gram shingles from which a problem is repeated; 0 = off
     c.hygiene.against = ()  # evaluation sets, as `input` or questions without answers: overlapping problems are dropped
@@ -62,7 +63,8 @@ def get_config() -> config_dict.ConfigDict:
     c.heldout = 50.0  # validation split: number of problems, or their share if below 1
     c.shards = 2  # files a split
     c.balance = "none"  # training pairs of a gap with a longer and a shorter chosen: none | weight | drop
-    c.also = ()  # further formats beside the records: "authors" (their JSON), "datasets" (a Hugging Face folder)
+    # Further formats beside the records: "authors" (their JSON), "datasets" (a Hugging Face folder), "array_record".
+    c.also = ()
     c.beta = config_dict.ConfigDict({"small": 0.1, "medium": 0.2, "large": 0.5})  # only written into the authors' JSON
     # Several drivers: each takes the problems whose hash modulo `drivers` is its number; --merge joins their ledgers.
     c.partition = config_dict.ConfigDict({"driver": 0, "drivers": 1})

@@ -31,6 +31,7 @@ def get_config() -> config_dict.ConfigDict:
     c.sampling.max_tokens = 8192
     c.agents.critic = config_dict.ConfigDict({"temperature": 0.0, "max_tokens": 512})
     c.agents.verifier = config_dict.ConfigDict({"temperature": 0.6, "max_tokens": 2048})
+    c.hygiene.repair = True
     c.hygiene.duplicates, c.hygiene.near_duplicates = True, 0.85
     c.recritique = True
     c.solver.attempts, c.solver.for_wrong = 2, 2

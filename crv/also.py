@@ -1,6 +1,6 @@
-"""The same records in other people's formats: the authors' JSON, a Hugging Face `datasets` folder.
+"""The same records in other people's formats: the authors' JSON, a Hugging Face `datasets` folder, ArrayRecord.
 
-Both are read back from the TFRecords, so they hold exactly what the records hold.
+All are read back from the TFRecords, so they hold exactly what the records hold.
 """
 
 import json
@@ -13,15 +13,17 @@ from typing import Any
 from cogpo_jax.atomic import atomic_file
 from cogpo_jax.errors import UserError
 from cogpo_jax.records import Group, Response, read_groups, read_sft, splits
+from cogpo_jax.records.arrayrecord import write_array_record
 
-FORMATS = ("authors", "datasets")
+FORMATS = ("authors", "datasets", "array_record")
 
 
 def write_also(workdir: str | Path, formats: tuple[str, ...], beta: Mapping[str, float]) -> list[str]:
     """Writes each of `formats` beside the records of `workdir` and returns the paths.
 
     authors: `authors/{split}.json`, a list of {prompt, chosen, rejected, beta, gap}: as the authors released theirs,
-    with `beta` by gap. datasets: `datasets/{groups,sft}`, for `datasets.load_from_disk`.
+    with `beta` by gap. datasets: `datasets/{groups,sft}`, for `datasets.load_from_disk`. array_record:
+    `array_record/{groups,sft}`, which tfds and grain read by index.
     """
     folder = Path(workdir)
     written = []
@@ -29,6 +31,8 @@ def write_also(workdir: str | Path, formats: tuple[str, ...], beta: Mapping[str,
         if name == "authors":
             for split in splits(folder).get("groups", {}):
                 written.append(str(_write_authors(folder, split, beta)))
+        elif name == "array_record":
+            written.append(str(write_array_record(folder, folder / "array_record")))
         else:
             written += [str(path) for path in _write_datasets(folder)]
     return written

@@ -5,6 +5,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,15 @@ class _LedgerPool:
 
     async def _ask(self, key: bytes, request: Request) -> Answer:
         answer = await self.pool.generate(request)
+        answer = replace(answer, text=_whole(answer.text))
         await self.ledger.put_call(key, request.agent, request.problem_id, request.attempt, answer)
         self.meter.call(request.agent, answer)
         return answer
+
+
+def _whole(text: str) -> str:
+    """The text without half surrogate pairs, which a server's JSON can spell and no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _recorded_compare(ledger: Ledger, workers: AlgebraWorkers) -> Compare:

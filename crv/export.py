@@ -71,6 +71,7 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         "labels": ledger.counts("label", "label != ''"),
         "drops": {**early, **ledger.counts("reason", "state = 'dropped'")},
         "repeated_rows": int(ledger.meta("taken_in") or 0),
+        "repaired_places": json.loads(ledger.meta("repaired") or "{}"),
         "pairs": gaps,
         "rounds": ledger.counts("rounds", "rounds > 0"),
         "unusable": _unusable(ledger),

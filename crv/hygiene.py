@@ -25,8 +25,9 @@ _TEMPLATE_NGRAM = 8
 
 @dataclass(frozen=True)
 class HygieneOptions:
-    """What is dropped; the shipped configs explain the fields. Everything off by default."""
+    """What is mended and what is dropped; the shipped configs explain the fields. Everything off by default."""
 
+    repair: bool = False
     duplicates: bool = False
     near_duplicates: float = 0.0
     against: tuple[str, ...] = ()

@@ -2,6 +2,8 @@
 
 import hashlib
 import heapq
+import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,9 +35,10 @@ def take_in(ledger: Ledger, options: Options) -> None:
     evaluation = {Path(source).stem: read_questions(source) for source in options.hygiene.against}
     hygiene = Hygiene(options.hygiene, evaluation, ledger.path.with_name("hygiene.scratch"))
     rows, last = _draw(options)
+    repaired = Counter[str]()
     ledger.db.execute("BEGIN")
     try:
-        repeated = sum(_add(ledger, problem, hygiene) for problem in _drawn(options, last))
+        repeated = sum(_add(ledger, problem, hygiene) for problem in _drawn(options, last, repaired))
     except BaseException:
         if ledger.db.in_transaction:
             ledger.db.execute("ROLLBACK")
@@ -45,6 +48,7 @@ def take_in(ledger: Ledger, options: Options) -> None:
     ledger.db.execute("COMMIT")
     ledger.set_meta("rows", str(rows))
     ledger.set_meta("last_place", last.hex())
+    ledger.set_meta("repaired", json.dumps(repaired, sort_keys=True))
     ledger.set_meta("taken_in", str(repeated))
 
 
@@ -66,8 +70,8 @@ def pending(ledger: Ledger, options: Options) -> Iterator[Problem]:
             yield problem
 
 
-def _limited(options: Options) -> Iterator[Problem]:
-    for number, problem in enumerate(read_problems(options.input), 1):
+def _limited(options: Options, repaired: Counter[str] | None = None) -> Iterator[Problem]:
+    for number, problem in enumerate(read_problems(options.input, options.hygiene.repair, repaired), 1):
         if options.limit and number > options.limit:
             return
         yield problem
@@ -94,8 +98,9 @@ class _Counted:
             yield problem
 
 
-def _drawn(options: Options, last: bytes) -> Iterator[Problem]:
-    return (problem for problem in _limited(options) if last == _EVERY or place_of(problem.problem_id) <= last)
+def _drawn(options: Options, last: bytes, repaired: Counter[str] | None = None) -> Iterator[Problem]:
+    problems = _limited(options, repaired)
+    return (problem for problem in problems if last == _EVERY or place_of(problem.problem_id) <= last)
 
 
 def _add(ledger: Ledger, problem: Problem, hygiene: Hygiene) -> int:

@@ -192,6 +192,9 @@ class Ledger:
                 )
             )
             committed.exception()  # seen, also where every waiter was cancelled
+        except Exception as error:  # a waiter must never wait forever
+            committed.set_exception(error)
+            committed.exception()
         else:
             committed.set_result(None)
 

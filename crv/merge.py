@@ -9,7 +9,7 @@ from crv.ledger import VERSION, Ledger
 from crv.options import Options, claim_workdir
 
 _TABLES = ("calls", "verdicts", "problems", "outcomes")
-_MUST_AGREE = ("version", "input_sha256", "outcomes_from", "taken_in")
+_MUST_AGREE = ("version", "input_sha256", "outcomes_from", "taken_in", "repaired")
 _OWN = ("driver", "drivers")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
+from crv.also import FORMATS
 from crv.hygiene import HygieneOptions
 from crv.pool.base import Sampling
 
@@ -131,8 +132,8 @@ class Options:
         if options.driver >= options.drivers:
             raise UserError(f"partition.driver: {options.driver}: must be below partition.drivers ({options.drivers})")
         for name in options.also:
-            if name not in ("authors", "datasets"):
-                raise UserError(f"also: {name!r}: must be authors or datasets")
+            if name not in FORMATS:
+                raise UserError(f"also: {name!r}: must be {' or '.join(FORMATS)}")
         if options.heldout >= 1 and options.heldout != int(options.heldout):
             raise UserError(f"heldout: {options.heldout}: a count is a whole number, a share is below 1")
         return options
@@ -187,6 +188,7 @@ def _agents(c: "_Checked") -> tuple[dict[str, str], dict[str, Sampling], dict[st
 
 def _hygiene(c: "_Checked") -> HygieneOptions:
     options = HygieneOptions(
+        repair=c.flag("hygiene.repair"),
         duplicates=c.flag("hygiene.duplicates"),
         near_duplicates=c.number("hygiene.near_duplicates", 0.0),
         against=c.texts("hygiene.against"),

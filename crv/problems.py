@@ -1,12 +1,17 @@
 """Problems in: a JSONL file or a Hugging Face dataset, one row at a time, bad rows named by file and line."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.records.repair import repair_text
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")  # half a surrogate pair, which JSON can spell and no file can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +27,18 @@ class Problem:
     difficulty: str = ""
 
 
-def read_problems(source: str) -> Iterator[Problem]:
+def read_problems(source: str, repair: bool = False, repaired: Counter[str] | None = None) -> Iterator[Problem]:
     """Streams the problems of a JSONL file, or of `hf:NAME[:SPLIT]`; raises UserError naming the first bad row.
 
     A row needs `problem` and `answer`; `problem_id` (or `id`), `cot`, `model`, `source`, `difficulty` are optional. A
-    row without an id is known by its place.
+    row without an id is known by its place. `repair` mends text that lost its backslashes (`repair_text`); half
+    surrogate pairs are replaced always. `repaired` counts the places by field.
     """
+    repaired = Counter() if repaired is None else repaired
     rows = _hf_rows(source[3:]) if source.startswith("hf:") else _jsonl_rows(source)
     count = 0
     for count, (where, row) in enumerate(rows, 1):
-        yield _problem(row, where, count)
+        yield _problem(row, where, count, repair, repaired)
     if not count:
         raise UserError(f"input: {source}: no problems in it; give one JSON object a line with problem and answer")
 
@@ -88,20 +95,22 @@ def _hf_rows(name: str) -> Iterator[tuple[str, Any]]:
         yield f"hf:{name}[{number}]", row
 
 
-def _problem(row: Any, where: str, number: int) -> Problem:
+def _problem(row: Any, where: str, number: int, repair: bool, repaired: Counter[str]) -> Problem:
     if not isinstance(row, dict):
         raise UserError(f"input: {where}: a JSON {type(row).__name__}; want an object with problem and answer")
     for name in ("problem", "answer"):
         value = row.get(name)
         if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
             raise UserError(f"input: {where}: {name}: {'missing' if name not in row else repr(value)}; want a text")
-    texts = {}
-    for name in ("cot", "model", "source", "difficulty"):
+    identity = row.get("problem_id", row.get("id"))
+    texts = {"problem_id": f"row-{number:09d}" if identity is None else str(identity)}
+    for name in ("problem", "answer", "cot", "model", "source", "difficulty"):
         value = row.get(name)
         if value is not None and not isinstance(value, str | int | float):
             raise UserError(f"input: {where}: {name}: {type(value).__name__}; want a text")
         texts[name] = "" if value is None else str(value)
-    identity = row.get("problem_id", row.get("id"))
-    return Problem(
-        f"row-{number:09d}" if identity is None else str(identity), str(row["problem"]), str(row["answer"]), **texts
-    )
+    for name, text in texts.items():
+        texts[name], places = repair_text(text) if repair else _HALF_PAIR.subn("\ufffd", text)
+        if places:
+            repaired[name] += places
+    return Problem(**texts)

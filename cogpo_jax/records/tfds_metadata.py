@@ -18,9 +18,9 @@ _CLASSES = "tensorflow_datasets.core.features"
 _DTYPES = {"int64": "int64", "float": "float32"}
 
 
-def shard_name(dataset: str, split: str, index: int, shards: int) -> str:
+def shard_name(dataset: str, split: str, index: int, shards: int, file_format: str = "tfrecord") -> str:
     """A shard's path below the records' folder, named as tfds does."""
-    return f"{dataset}/{dataset}-{split}.tfrecord-{index:05d}-of-{shards:05d}"
+    return f"{dataset}/{dataset}-{split}.{file_format}-{index:05d}-of-{shards:05d}"
 
 
 def features_json(table: FeatureTable) -> str:
@@ -45,7 +45,9 @@ def _feature(feature: Feature) -> dict[str, Any]:
     return described
 
 
-def dataset_info_json(dataset: str, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def dataset_info_json(
+    dataset: str, splits: Mapping[str, Sequence[Mapping[str, Any]]], file_format: str = "tfrecord"
+) -> str:
     """The text of dataset_info.json; `splits` maps names to their shards' manifest entries (`records`, `bytes`)."""
     described = [
         {
@@ -63,7 +65,7 @@ def dataset_info_json(dataset: str, splits: Mapping[str, Sequence[Mapping[str, A
     }[dataset]
     info = {
         "description": description,
-        "fileFormat": "tfrecord",
+        "fileFormat": file_format,
         "name": dataset,
         "releaseNotes": {VERSION: "First version."},
         "splits": described,

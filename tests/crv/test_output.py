@@ -5,13 +5,15 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.records import Group, Pair, Response, read_groups, read_sft, validate_group
+from cogpo_jax.records import Group, Pair, Response, read_groups, read_sft, splits, validate_group
+from cogpo_jax.records.schema import decode_sft
 from crv import audit
 from crv.audit import take_audit, write_audit
 from crv.balance import balanced, chosen_is_longer, count_directions
@@ -20,6 +22,7 @@ from crv.problems import read_problems
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+from scripted import ScriptedPool, label  # noqa: E402
 from slow_run import options  # noqa: E402
 
 
@@ -28,7 +31,7 @@ def workdir(tmp_path_factory):
     monkey = pytest.MonkeyPatch()
     monkey.chdir(HERE.parents[1])
     folder = tmp_path_factory.mktemp("run")
-    run(replace(options(limit=30), also=("authors", "datasets")), folder)
+    run(replace(options(limit=30), also=("authors", "datasets", "array_record")), folder)
     monkey.undo()
     return folder
 
@@ -108,7 +111,7 @@ def test_an_audit_is_counted_in_the_manifest(workdir, tmp_path):
     table = take_audit(workdir, tmp_path / "audit.json")
     assert sum(table["incorrect"].values()) <= 5
     assert table["suitable"] == {"accept": 5, "reject": 0}
-    options_now = replace(options(limit=30), also=("authors", "datasets"))
+    options_now = replace(options(limit=30), also=("authors", "datasets", "array_record"))
     os.chdir(HERE.parents[1])
     run(options_now, workdir)
     assert json.loads((workdir / "manifest.json").read_text())["info"]["audit"] == table
@@ -148,3 +151,36 @@ def test_problems_come_from_a_datasets_folder_too(tmp_path):
     assert [(p.problem_id, p.answer) for p in read] == [("0", "1"), ("1", "2"), ("2", "3")]
     with pytest.raises(UserError, match=r"hf:nowhere/at-all"):
         list(read_problems("hf:nowhere/at-all"))
+
+
+DAMAGED = {"problem_id": "a\ud800", "problem": "What is $2 \times 3$?", "answer": "6", "cot": "It is \x0crac{12}{2}."}
+
+
+@pytest.mark.parametrize(("repair", "cot"), [(True, r"It is \frac{12}{2}."), (False, "It is \x0crac{12}{2}.")])
+def test_damage_is_mended_where_it_is_wished_half_pairs_always(tmp_path, repair, cot):
+    (tmp_path / "in.jsonl").write_text(json.dumps(DAMAGED))
+    repaired = Counter()
+    (problem,) = read_problems(str(tmp_path / "in.jsonl"), repair, repaired)
+    assert problem.problem_id == "a\ufffd"
+    assert problem.cot == cot
+    assert repaired == ({"problem_id": 1, "problem": 1, "cot": 1} if repair else {"problem_id": 1})
+
+
+def test_mended_places_are_counted_in_the_manifest_and_half_pairs_in_answers_stop_nothing(tmp_path):
+    (tmp_path / "in.jsonl").write_text(json.dumps(DAMAGED | {"cot": "Two times three makes six.\nThe answer is 6"}))
+    wanted = replace(options(limit=0), input=str(tmp_path / "in.jsonl"), heldout=0.0)
+    wrong = "Two and three make \ud83d five in the end.\nThe answer is 5"
+    run(wanted, tmp_path / "run", ScriptedPool(critic=[label("medium")], corrupter=[wrong]))
+    info = json.loads((tmp_path / "run" / "manifest.json").read_text())["info"]
+    assert info["repaired_places"] == {"problem_id": 1}
+    (group,) = read_groups(tmp_path / "run", "train")
+    assert {r.kind: r.thought for r in group.responses}["incorrect"] == "Two and three make \ufffd five in the end."
+
+
+def test_array_record_holds_the_records(workdir):
+    module = pytest.importorskip("array_record.python.array_record_module")
+    files = sorted((workdir / "array_record" / "sft").glob("sft-train.array_record-*"))
+    texts = {decode_sft(data).id for file in files for data in module.ArrayRecordReader(str(file)).read_all()}
+    assert texts == {row.id for row in read_sft(workdir, "train")}
+    count = sum(module.ArrayRecordReader(str(file)).num_records() for file in files)
+    assert count == splits(workdir)["sft"]["train"]
