@@ -86,7 +86,7 @@ def main() -> None:
     for _ in range(_RUNS.value):
         forget(url)
         pool = _NotedPool(url, _MODEL.value, _TOKENIZER.value, options.pool["recordings"], concurrency=_IN_FLIGHT.value)
-        pool.caller.limiter.limit = _IN_FLIGHT.value  # no ramp: the generator has none either
+        pool.caller.servers[0].limiter.limit = _IN_FLIGHT.value  # no ramp: the generator has none either
         with tempfile.TemporaryDirectory() as workdir:
             run(options, workdir, pool)
         ours.append(tokens_per_second(pool.finished))

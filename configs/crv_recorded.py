@@ -21,14 +21,14 @@ def get_config() -> config_dict.ConfigDict:
 
     c.pool = config_dict.ConfigDict()
     c.pool.kind = "recorded"  # recorded | sglang | openai
-    c.pool.url = ""  # of the router or server (sglang, openai)
+    c.pool.url = ""  # of the router or server (sglang, openai); or of several workers, with commas between
     c.pool.recordings = "examples/math_cots/recordings.jsonl"  # recorded: the file of answers
     c.pool.model = "recorded"  # the model's name; part of every call's key
     c.pool.tokenizer = ""  # sglang: tokenizer folder that renders prompts, the server's own
     c.pool.weights = ""  # sglang: the weight version that the server must have; empty: any
     c.pool.context = 0  # sglang: tokens of context, prompt and answer; 0 = the server's
     c.pool.api_key = ""  # openai: name of the environment variable that holds the key
-    c.pool.concurrency = 64  # most requests in flight
+    c.pool.concurrency = 64  # most requests in flight, to each URL
     c.pool.timeout = 600.0  # seconds a call may take
     c.pool.gpus = 0  # behind the pool: for the count of GPU-hours
     c.pool.retries = 8  # per call, on errors of server or network

@@ -84,9 +84,11 @@ class Options:
         }
         if pool["kind"] == "recorded" and not pool["recordings"]:
             raise UserError("pool.recordings: empty: pool.kind recorded needs a file of recorded answers")
-        if pool["kind"] != "recorded" and not pool["url"].startswith(("http://", "https://")):
+        urls = [url.strip() for url in pool["url"].split(",")]
+        if pool["kind"] != "recorded" and not all(url.startswith(("http://", "https://")) for url in urls):
             raise UserError(
-                f"pool.url: {pool['url']!r}: pool.kind {pool['kind']} needs a URL such as http://localhost:30000"
+                f"pool.url: {pool['url']!r}: pool.kind {pool['kind']} needs a URL such as http://localhost:30000, or"
+                " several with commas between"
             )
         models, samplings, own = _agents(c)
         options = cls(

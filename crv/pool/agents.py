@@ -24,7 +24,7 @@ class AgentPools:
             if place not in clients:
                 clients[place] = _client(settings)
             self._by_agent[agent] = clients[place]
-        self._clients = {" ".join(filter(None, place[:2])): pool for place, pool in clients.items()}
+        self._clients = clients
 
     async def start(self) -> None:
         """Checks every server."""
@@ -40,7 +40,11 @@ class AgentPools:
 
     def statistics(self) -> dict[str, Any]:
         """The statistics of each server, by its URL and model."""
-        return {place: numbers for place, pool in self._clients.items() for numbers in pool.statistics().values()}
+        return {
+            f"{url} {model}".strip(): numbers
+            for (_, model, _), pool in self._clients.items()
+            for url, numbers in pool.statistics().items()
+        }
 
 
 def _client(settings: dict[str, Any]) -> Pool:
@@ -49,8 +53,8 @@ def _client(settings: dict[str, Any]) -> Pool:
         if not os.environ.get(name):
             raise UserError(f"pool.api_key: {name}: no such environment variable; set it to the key")
         headers = {"Authorization": f"Bearer {os.environ[name]}"}
-    url = settings["url"].rstrip("/").removesuffix("/v1")
-    caller = HttpCaller(url, settings["concurrency"], settings["timeout"], settings["retries"], headers)
+    urls = [url.strip().rstrip("/").removesuffix("/v1") for url in settings["url"].split(",")]
+    caller = HttpCaller(urls, settings["concurrency"], settings["timeout"], settings["retries"], headers)
     if settings["kind"] == "openai":
         return OpenAIPool(caller, settings["model"])
     return SglangPool(caller, settings["model"], settings["tokenizer"], settings["context"], settings["weights"])

@@ -18,12 +18,13 @@ class OpenAIPool:
 
     async def start(self) -> None:
         """Refuses a server that does not serve the model."""
-        await check_model(self.caller, self.model)
+        for url in self.caller.urls:
+            await check_model(self.caller, url, self.model)
 
     async def generate(self, request: Request) -> Answer:
         """One call; see `SglangPool.generate` for the finish reasons."""
         try:
-            return await self.caller.post("/v1/chat/completions", self.payload(request), self._read)
+            return await self.caller.post("/v1/chat/completions", self.payload(request), self._read, request.problem_id)
         except FailedError:
             return Answer("", FAILED, model=self.model)
         except RefusedError as error:
@@ -66,5 +67,5 @@ class OpenAIPool:
         await self.caller.close()
 
     def statistics(self) -> dict[str, Any]:
-        """`HttpCaller.statistics` of the one server."""
-        return {self.caller.url: self.caller.statistics()}
+        """`HttpCaller.statistics`."""
+        return self.caller.statistics()

@@ -14,7 +14,7 @@ _PROBE = "The answer is \\boxed{\\frac{3}{4}}; 12,345 × 6 ≠ 7.\n\n<think> é 
 
 
 class SglangPool:
-    """One SGLang server, or the router before many; `model` is the served name, `tokenizer` the model's own folder."""
+    """SGLang servers of one model, or the router before them; `model`: its served name, `tokenizer`: its own folder."""
 
     def __init__(self, caller: HttpCaller, model: str, tokenizer: str, context: int = 0, weights: str = ""):
         from transformers import AutoTokenizer
@@ -33,29 +33,30 @@ class SglangPool:
 
     async def start(self) -> None:
         """Asks the server who it is: refuses another model, version of weights, tokenizer, or a smaller context."""
-        await check_model(self.caller, self.model)
-        info = await self.caller.get("/get_model_info")
-        if self.weights and info.get("weight_version") != self.weights:
-            there = info.get("weight_version")
-            raise UserError(f"pool.weights: {self.weights!r}: {self.caller.url} has weights of version {there!r}")
-        context = await self._served_context()
-        if context and self.context > context:
-            raise UserError(f"pool.context: {self.context}: {self.caller.url} has a context of {context} tokens")
-        self.context = self.context or context
-        if not self.context:
-            raise UserError(f"pool.context: 0: {self.caller.url} does not tell its context length; give it")
-        await self._check_tokenizer()
+        for url in self.caller.urls:
+            await check_model(self.caller, url, self.model)
+            info = await self.caller.get(url, "/get_model_info")
+            if self.weights and info.get("weight_version") != self.weights:
+                there = info.get("weight_version")
+                raise UserError(f"pool.weights: {self.weights!r}: {url} has weights of version {there!r}")
+            context = await self._served_context(url)
+            if context and self.context > context:
+                raise UserError(f"pool.context: {self.context}: {url} has a context of {context} tokens")
+            self.context = self.context or context
+            if not self.context:
+                raise UserError(f"pool.context: 0: {url} does not tell its context length; give it")
+            await self._check_tokenizer(url)
 
-    async def _served_context(self) -> int:
-        """The smallest context among the servers, 0 where none tells (a router does not, its workers do)."""
-        listed = [await self.caller.get("/v1/models")]
-        lengths = [model.get("max_model_len") for model in listed[0]["data"]]
+    async def _served_context(self, url: str) -> int:
+        """The smallest context behind a URL, 0 where none tells (a router does not, its workers do)."""
+        listed = await self.caller.get(url, "/v1/models")
+        lengths = [model.get("max_model_len") for model in listed["data"]]
         if not any(lengths):
-            for url in await _worker_urls(self.caller):
-                lengths += [model.get("max_model_len") for model in (await self.caller.get("/v1/models", url))["data"]]
+            for worker in await _worker_urls(self.caller, url):
+                lengths += [m.get("max_model_len") for m in (await self.caller.get(worker, "/v1/models"))["data"]]
         return min((int(length) for length in lengths if length), default=0)
 
-    async def _check_tokenizer(self) -> None:
+    async def _check_tokenizer(self, url: str) -> None:
         """Compares token ids: the server reads a text with its tokenizer, and its log-probs tell how.
 
         Text is sent, not ids: an id beyond the model's vocabulary kills an SGLang server.
@@ -66,7 +67,9 @@ class SglangPool:
             "return_logprob": True,
             "logprob_start_len": 0,
         }
-        tokens = await self.caller.post("/generate", payload, lambda body: body["meta_info"]["input_token_logprobs"])
+        tokens = await self.caller.post(
+            "/generate", payload, lambda body: body["meta_info"]["input_token_logprobs"], only=url
+        )
         theirs, mine = [int(token[1]) for token in tokens], self.tokenizer.encode(_PROBE, add_special_tokens=False)
         if theirs != mine:
             raise UserError(
@@ -89,7 +92,7 @@ class SglangPool:
         if room < 1:
             return Answer("", PROMPT_TOO_LONG, prompt_tokens=len(ids), model=self.model)
         try:
-            return await self.caller.post("/generate", self.payload(request, ids, room), self._read)
+            return await self.caller.post("/generate", self.payload(request, ids, room), self._read, request.problem_id)
         except FailedError:
             return Answer("", FAILED, prompt_tokens=len(ids), model=self.model)
 
@@ -123,27 +126,27 @@ class SglangPool:
         await self.caller.close()
 
     def statistics(self) -> dict[str, Any]:
-        """`HttpCaller.statistics` of the one server."""
-        return {self.caller.url: self.caller.statistics()}
+        """`HttpCaller.statistics`."""
+        return self.caller.statistics()
 
 
-async def check_model(caller: HttpCaller, model: str) -> None:
+async def check_model(caller: HttpCaller, url: str, model: str) -> None:
     """Refuses a server that does not serve `model`; PoolError where it is no such server at all."""
-    listed = await caller.get("/v1/models")
+    listed = await caller.get(url, "/v1/models")
     try:
         served = [str(row["id"]) for row in listed["data"]]
     except (KeyError, TypeError) as error:
         raise PoolError(
-            f"{caller.url}/v1/models: no list of models; is that an SGLang or OpenAI-compatible server?"
+            f"{url}/v1/models: no list of models; is that an SGLang or OpenAI-compatible server?"
         ) from error
     if model not in served:
-        raise UserError(f"pool.model: {model!r}: {caller.url} serves {' and '.join(map(repr, served[:5]))}")
+        raise UserError(f"pool.model: {model!r}: {url} serves {' and '.join(map(repr, served[:5]))}")
 
 
-async def _worker_urls(caller: HttpCaller) -> list[str]:
+async def _worker_urls(caller: HttpCaller, url: str) -> list[str]:
     """The workers behind an sglang-router; none where the server is no router."""
     try:
-        workers = (await caller.get("/workers"))["workers"]
+        workers = (await caller.get(url, "/workers"))["workers"]
         return [str(worker["url"]) for worker in workers]
     except (PoolError, KeyError, TypeError):
         return []

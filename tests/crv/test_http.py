@@ -60,21 +60,23 @@ def post(c):
 def test_what_was_lost_on_the_way_is_sent_again_and_counted(trouble, reason):
     c = caller([trouble, trouble, ok({"value": 5})])
     assert post(c) == 5
-    assert c.statistics()["resent"] == {reason: 2}
-    assert (c.sent, c.answered) == (3, 1)
+    assert c.statistics()["http://pool"]["resent"] == {reason: 2}
+    assert (c.servers[0].sent, c.servers[0].answered) == (3, 1)
 
 
 def test_a_refusal_is_not_sent_again():
     c = caller([httpx.Response(400, json={"error": "schema: not supported"})])
     with pytest.raises(RefusedError, match=r"400: .*schema: not supported"):
         asyncio.run(c.post("/x", {}, dict))
-    assert c.sent == 1
+    assert c.servers[0].sent == 1
 
 
 def test_an_outage_is_waited_for_and_a_longer_one_ends_the_run():
     c = caller([*[(503,)] * 30, ok({"value": 5})], retries=2)
     assert post(c) == 5
-    assert c.statistics()["resent"] == {"503": 30}, "more tries than `retries`, since no other call succeeds either"
+    assert c.statistics()["http://pool"]["resent"] == {"503": 30}, (
+        "more tries than `retries`, since no other call succeeds either"
+    )
     with pytest.raises(PoolError, match=r"does not answer: \d+ tries, the last: 503"):
         post(caller([(503,)], retries=2, timeout=0.3))
 
@@ -181,3 +183,89 @@ def test_no_more_calls_than_the_limit_are_in_flight():
 
     asyncio.run(run())
     assert most == 3
+
+
+def several(serve, count=3, concurrency=8, **more):
+    urls = [f"http://worker{i}" for i in range(count)]
+    return HttpCaller(urls, concurrency, 5.0, 50, transport=httpx.MockTransport(serve), **more)
+
+
+def test_calls_of_one_problem_share_a_worker_and_the_problems_are_spread():
+    seen = {}
+
+    async def serve(request):
+        seen.setdefault(json.loads(request.content), set()).add(request.url.host)
+        return ok({"value": 1})
+
+    async def run():
+        c = several(serve)
+        await asyncio.gather(*(c.post("/x", i % 60, dict, affinity=f"p{i % 60}") for i in range(300)))
+        return c.statistics()
+
+    statistics = asyncio.run(run())
+    assert all(len(hosts) == 1 for hosts in seen.values())
+    assert all(numbers["sent"] >= 50 for numbers in statistics.values()), "a third of 300 each, about"
+
+
+def test_each_worker_has_its_own_limit(monkeypatch):
+    running = {}
+
+    async def serve(request):
+        host = request.url.host
+        running[host] = running.get(host, 0) + 1
+        await asyncio.sleep(0.001)
+        overloaded = host == "worker0" and running[host] > 2
+        running[host] -= 1
+        return httpx.Response(429) if overloaded else ok({"value": 1})
+
+    async def run():
+        monkeypatch.setattr(http, "_BACKOFF_SECONDS", 0.002)
+        c = several(serve, concurrency=16)
+        await asyncio.gather(*(c.post("/x", {}, dict, affinity=f"p{i}") for i in range(300)))
+        return c.statistics()
+
+    statistics = asyncio.run(run())
+    assert statistics["http://worker0"]["concurrency"] < 16
+    assert statistics["http://worker0"]["resent"]["429"] > 0
+    assert statistics["http://worker1"]["concurrency"] == statistics["http://worker2"]["concurrency"] == 16
+
+
+@pytest.mark.parametrize("trouble", [httpx.ConnectError("gone"), httpx.ReadTimeout("hangs")])
+def test_the_calls_of_a_worker_that_is_down_go_to_the_others_until_it_is_back(trouble):
+    down = True
+
+    async def serve(request):
+        if down and request.url.host == "worker0":
+            raise trouble
+        return ok({"value": 1})
+
+    async def run():
+        nonlocal down
+        c = several(serve)
+        await asyncio.gather(*(c.post("/x", {}, dict, affinity=f"p{i}") for i in range(90)))
+        lost = c.servers[0].sent
+        assert c.servers[0].answered == 0
+        assert lost < 20, "what waited for it went elsewhere, unsent"
+        assert sum(server.answered for server in c.servers) == 90
+        down = False
+        c.servers[0].out_until = 0.0  # its pause is over
+        await asyncio.gather(*(c.post("/x", {}, dict, affinity=f"p{i}") for i in range(90)))
+        assert c.servers[0].answered > 15
+
+    asyncio.run(run())
+
+
+def test_all_workers_down_is_waited_for_as_one_is():
+    transport = httpx.MockTransport(lambda _: httpx.Response(503))
+    c = HttpCaller(["http://a", "http://b"], 4, 0.2, 2, transport=transport)
+    with pytest.raises(PoolError, match="does not answer"):
+        post(c)
+    assert all(server.sent for server in c.servers)
+
+
+def test_every_worker_is_asked_who_it_is():
+    def serve(request):
+        return ok({"data": [{"id": "m" if request.url.host == "worker0" else "other"}]})
+
+    with pytest.raises(UserError, match=r"http://worker1 serves 'other'"):
+        asyncio.run(OpenAIPool(several(serve), "m").start())
