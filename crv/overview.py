@@ -43,8 +43,8 @@ def _overview(ledger: Ledger, shown: int) -> CrvRun:
     (problems,) = ledger.db.execute("SELECT COUNT(*) FROM problems").fetchone()
     return CrvRun(
         problems=problems,
-        finished=tally.states.total() + sum(early.values()),
-        states=dict(tally.states),
+        walked=tally.states.total(),
+        states=dict(tally.states + Counter({"dropped": sum(early.values())})),
         drops={**early, **tally.drops},
         pairs=dict(tally.pairs),
         flows=dict(tally.flows),

@@ -69,12 +69,13 @@ class ShownProblem:
 class CrvRun:
     """A run's counts, and some of its problems.
 
-    `problems`: taken in, those dropped before any call included; `finished` of them have an outcome. `words`: by label
+    `problems`: taken in; `walked`: those that have come to their end with calls; `states` counts these, and as dropped
+    those that hygiene left out. `words`: by label
     and series, how many texts have how many words. `rounds`: (rounds, state) -> problems.
     """
 
     problems: int
-    finished: int
+    walked: int
     states: Mapping[str, int]
     drops: Mapping[str, int]
     pairs: Mapping[str, int]

@@ -32,7 +32,7 @@ def crv_section(run: CrvRun) -> dict[str, Any]:
     """What the template shows of a run; the SVG and the marked texts are escaped."""
     return {
         "run": run,
-        "unfinished": run.problems - run.finished,
+        "unfinished": run.problems - sum(run.states.values()),
         "flows": flows(FLOW_COLUMNS, run.flows, coloured_by=1),
         "lengths": [chart for title, label, names in _LENGTHS if (chart := _lengths(run, title, label, names))],
         "rounds": _rounds(run),

@@ -61,7 +61,8 @@ def bars(counts: Mapping[str, int], colour: int = 0) -> Markup:
     """Horizontal bars of counts in the order given."""
     if not counts:
         return Markup("")
-    row, name_width, most = 26, 172, max(max(counts.values()), 1)
+    row, most = 26, max(max(counts.values()), 1)
+    name_width = min(max(130, 7 * max(map(len, counts)) + 12), 240)
     span = WIDTH - name_width - 60
     marks = []
     for i, (name, count) in enumerate(counts.items()):

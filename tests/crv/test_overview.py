@@ -47,7 +47,9 @@ def workdir(tmp_path_factory):
 def test_every_problem_is_in_the_flows_once(workdir):
     info = json.loads((workdir / "manifest.json").read_text())["info"]
     overview = read_overview(workdir)
-    assert sum(overview.flows.values()) == overview.problems == overview.finished == info["problems"]["total"]
+    assert sum(overview.flows.values()) == overview.problems == info["problems"]["total"]
+    assert {"total": overview.problems, **overview.states} == info["problems"]
+    assert overview.walked == overview.problems - info["drops"]["too_long"]
     ends = {}
     for path, count in overview.flows.items():
         ends[path[3]] = ends.get(path[3], 0) + count

@@ -198,6 +198,18 @@ def recorded_config():
     return module.get_config()
 
 
+def test_the_workers_themselves_without_the_router(pool_folder, model, tmp_path):
+    urls = [worker["url"] for worker in described(pool_folder)["workers"]]
+    options = recorded_options(limit=12)
+    summary = run(options, tmp_path / "real", scripted(urls, model))
+    run(options, tmp_path / "recorded")
+    assert texts(tmp_path / "real") == texts(tmp_path / "recorded")
+    assert set(summary["pool"]) == set(urls)
+    assert all(numbers["answered"] > 0 for numbers in summary["pool"].values())
+    cached, prompt = (sum(c[f"{name}_tokens"] for c in summary["calls"].values()) for name in ("cached", "prompt"))
+    assert cached > 0.3 * prompt, "a problem's calls go where its prefix is"
+
+
 def test_a_worker_killed_under_load_costs_no_answer(pool_folder, url, model, tmp_path):
     options = recorded_options(limit=40)
     victim = described(pool_folder)["workers"][0]
