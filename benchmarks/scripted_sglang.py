@@ -16,7 +16,13 @@ class ScriptedSglangPool(SglangPool):
     """The real client and server; only the `ebnf` constraint is added. `calls` keeps (prompt ids, answer) as sent."""
 
     def __init__(
-        self, url: str, model: str, tokenizer: str, recordings: str, concurrency: int = 16, timeout: float = 120.0
+        self,
+        url: str | list[str],
+        model: str,
+        tokenizer: str,
+        recordings: str,
+        concurrency: int = 16,
+        timeout: float = 120.0,
     ):
         super().__init__(HttpCaller(url, concurrency, timeout, retries=20), model, tokenizer)
         self.script = RecordedPool(recordings)
