@@ -1,6 +1,5 @@
 """The CRV part of the page: flows, lengths, rounds, cost, and problems with their texts side by side."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,10 +49,20 @@ def crv_section(run: CrvRun) -> dict[str, Any]:
 
 def _lengths(run: CrvRun, title: str, label: str, names: Sequence[str]) -> dict[str, Any] | None:
     series = {name: run.words[label, name] for name in names if run.words.get((label, name))}
-    medians = {name: statistics.median_low(counts.elements()) for name, counts in series.items()}
+    medians = {name: _median(counts) for name, counts in series.items()}
     if not series:
         return None
     return {"title": title, "chart": svg.histogram(series, "words", "texts"), "medians": medians}
+
+
+def _median(counts: Mapping[int, int]) -> int:
+    """The lower median of what is counted."""
+    left = (sum(counts.values()) + 1) // 2
+    for size in sorted(counts):
+        left -= counts[size]
+        if left <= 0:
+            return size
+    raise ValueError("nothing is counted")
 
 
 def _rounds(run: CrvRun) -> Markup:

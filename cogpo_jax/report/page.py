@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from cogpo_jax.records import Group, Response
@@ -115,7 +116,7 @@ def _data_section(data: Data) -> dict[str, Any]:
             "gap": gap,
             **{split: pairs[split, gap] for split in data.groups},
             "chosen_longer": longer[gap] / len(ratios[gap]) if ratios[gap] else None,
-            "ratio": statistics.median(ratios[gap]) if ratios[gap] else None,
+            "ratio": float(np.median(ratios[gap])) if ratios[gap] else None,
         }
         for gap in MINI_TASKS
     ]
