@@ -50,7 +50,7 @@ HEAD = (
     "apply",
     "reference",
     "of HBM",
-    "GFLOP/token (of model)",
+    "GFLOP/token (of model; attention)",
     "a chip sends per micro-step",
     "compile",
 )
@@ -91,7 +91,8 @@ def line(size: str, check: dict[str, Any]) -> tuple[str, ...]:
         f"{apply['peak'] / GIB:.2f} GiB",
         f"{programs['reference']['peak'] / GIB:.2f} GiB",
         f"{worst / GIB:.1f} of {check['hbm'] / GIB:.2f} GiB{fits}",
-        f"{sum(micro['flops_per_token'].values()) / 1e9:.1f} ({micro['flops_ratio']:.3f})",
+        f"{sum(micro['flops_per_token'].values()) / 1e9:.1f} "
+        f"({micro['flops_of_model']:.3f}; {micro['attention_of_model']:.3f})",
         _sent(micro, apply) if micro["compiled"] else "-",
         ", ".join(f"{p['compile_seconds']:.0f}" for p in check["programs"]) + " s",
     )

@@ -4,10 +4,10 @@
     python launch/compile_check.py --config=configs/cogpo_tpu.py:1.5b --topology=v5e:4x4 --num_slices=2
 
 Micro-step, apply and reference pass, as launch/train.py runs them. For each: peak HBM a chip and what is resident
-beside it against the chip's, FLOPs per token counted in the program against the model's, what a chip sends inside its
-slice (ici) and between slices (dcn), compile seconds. Table on stderr, one JSON object on stdout. Exit code 1 where it
-does not fit, saying by how much and which settings would help; 2 for bad input. Needs libtpu (requirements/tpu.txt),
-no TPU, no data and no weights.
+beside it against the chip's, FLOPs per token counted in the program against the model's (attention's apart), what a
+chip sends inside its slice (ici) and between slices (dcn), compile seconds. Table on stderr, one JSON object on stdout.
+Exit code 1 where it does not fit, saying by how much and which settings would help; 2 for bad input. Needs libtpu
+(requirements/tpu.txt), no TPU, no data and no weights.
 """
 
 import json

@@ -37,6 +37,20 @@ def attention(
         return checkpoint_name(kernel(q, k, v, segment_ids, positions), "attention")
 
 
+def tiles(backend: str, dtype: str, row_length: int, groups: int) -> tuple[int, bool]:
+    """(tokens in a tile's side, whether tiles of other segments are skipped) of a back end: what it works on at a time.
+
+    groups: query heads per key head. For the accounting of its work (`training.flops.visited_pairs`).
+    """
+    if backend == "splash":
+        from cogpo_jax.student.splash import tile_size
+
+        return tile_size(row_length, groups), True
+    from cogpo_jax.student.blockwise import BLOCK
+
+    return min(BLOCK, row_length), backend == "xla" or dtype == "float32"  # the GPU's kernel leaves float32 to xla
+
+
 def default_backend() -> str:
     """The back end for the platform that jax runs on."""
     return {"tpu": "splash", "gpu": "gpu"}.get(jax.default_backend(), "xla")

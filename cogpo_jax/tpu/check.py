@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import config_dict
 
 from cogpo_jax.sharding import make_mesh, row_shards
+from cogpo_jax.student.attention import tiles
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.tpu.collectives import Collective, collectives
 from cogpo_jax.tpu.programs import Program, device_bytes, programs, student_of
@@ -40,6 +41,16 @@ class Compiled:
     def needed(self) -> float:
         """HBM that must be there while the program runs."""
         return self.peak + self.beside
+
+    @property
+    def flops_of_model(self) -> float | None:
+        """Counted over needed FLOPs of layers and head; None where the program has none."""
+        return self.flops.without_attention / self.model.without_attention if self.tokens else None
+
+    @property
+    def attention_of_model(self) -> float | None:
+        """The same for attention: the tiles at the diagonal, and what its kernels compute twice."""
+        return self.flops.attention / self.model.attention if self.tokens else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +129,9 @@ def _flops(
         return Flops(), Flops()
     local = program.tokens // row_shards(mesh)
     length, rows = config.rows.length, program.tokens // config.rows.length
-    tiles = length // 256 if length % 256 == 0 else length // 128
-    counted = jaxpr_flops(
-        traced.jaxpr, head_trips=math.ceil(local / config.logits_chunk), visited=(tiles + 1) / (2 * tiles)
-    )
+    groups = student.num_attention_heads // student.num_key_value_heads
+    n = length // tiles("splash", config.compute_dtype, length, groups)[0]
+    counted = jaxpr_flops(traced.jaxpr, head_trips=math.ceil(local / config.logits_chunk), visited=(n + 1) / (2 * n))
     model = model_flops(
         student,
         [length] * rows,
@@ -194,7 +204,8 @@ def _program_json(p: Compiled) -> dict[str, Any]:
         "tokens": p.tokens,
         "flops_per_token": per_token(p.flops),
         "model_flops_per_token": per_token(p.model),
-        "flops_ratio": p.flops.total / p.model.total if p.tokens else None,
+        "flops_of_model": p.flops_of_model,
+        "attention_of_model": p.attention_of_model,
         "collectives": [dataclasses.asdict(c) for c in p.exchanges],
     }
 
@@ -206,13 +217,14 @@ def table(result: Check) -> str:
     lines = [
         f"{result.topology.num_slices} x {result.topology.name} ({mesh}), {_gib(hbm)} of HBM a chip",
         "",
-        f"{'program':<12}{'peak':>11}{'beside':>11}{'left':>11}{'GFLOP/token':>13}{'of model':>10}{'compile':>10}",
+        f"{'program':<12}{'peak':>11}{'beside':>11}{'left':>11}{'GFLOP/token':>13}{'of model':>10}"
+        f"{'attention':>11}{'compile':>10}",
     ]
     for p in result.programs:
         rate = f"{p.flops.total / p.tokens / 1e9:.2f}" if p.tokens else "-"
-        ratio = f"{p.flops.total / p.model.total:.3f}" if p.tokens else "-"
+        ratios = [f"{x:.3f}" if x else "-" for x in (p.flops_of_model, p.attention_of_model)]
         left = _gib(hbm - p.needed)
-        cells = f"{_gib(p.peak):>11}{_gib(p.beside):>11}{left:>11}{rate:>13}{ratio:>10}"
+        cells = f"{_gib(p.peak):>11}{_gib(p.beside):>11}{left:>11}{rate:>13}{ratios[0]:>10}{ratios[1]:>11}"
         lines.append(f"{p.name:<12}{cells}{p.compile_seconds:>8.0f} s")
     for p in result.programs:
         sent = [f"{c.kind} {_mb(c.bytes)} ({c.network}, {c.count}x)" for c in p.exchanges if c.bytes >= 1e3]

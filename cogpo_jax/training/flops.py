@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from cogpo_jax.student.config import StudentConfig
 
 PARTS = ("layers", "attention", "head")
@@ -28,6 +30,11 @@ class Flops:
         """The sum of the parts."""
         return self.layers + self.attention + self.head
 
+    @property
+    def without_attention(self) -> float:
+        """Layers and head: what does not depend on how long a token's segment is."""
+        return self.layers + self.head
+
     def __add__(self, other: "Flops") -> "Flops":
         return Flops(*(getattr(self, part) + getattr(other, part) for part in PARTS))
 
@@ -44,23 +51,40 @@ def model_flops(
 
     segments: tokens of each; counted: tokens that go through the head. Per token and layer 2 FLOPs a weight, attention
     causal within its segment: 4 H dh n (n + 1) / 2; the gradient is twice the forward pass (Kaplan et al., arXiv
-    2001.08361). remat "full" and "offload" add the layers' forward pass once more, "dots" nothing here. The head is
-    always recomputed for its gradient (`objective.logps`), and flash attention its scores (one product of five): both
-    are work that this algorithm needs, and count where `remat` is not "none"; "none" is the model's own, for MFU.
+    2001.08361). remat "full" and "offload" add the layers' forward pass once more, but for its last product (down_proj:
+    no gradient needs its result); "dots" adds nothing here. The head is always recomputed for its gradient
+    (`objective.logps`), and flash attention its scores (one product of five): both are work that this algorithm needs,
+    and count where `remat` is not "none"; "none" is the model's own, for MFU.
     """
     tokens = sum(segments)
     d, q, kv = (
         student.hidden_size,
         *(n * student.head_dim for n in (student.num_attention_heads, student.num_key_value_heads)),
     )
-    weights = student.num_hidden_layers * (2 * d * q + 2 * d * kv + 3 * d * student.intermediate_size)
-    layers, head = 2.0 * weights * tokens, 2.0 * d * student.vocab_size * counted
+    down = d * student.intermediate_size
+    weights = 2 * d * q + 2 * d * kv + 3 * down
+    layers, head = student.num_hidden_layers * 2.0 * weights * tokens, 2.0 * d * student.vocab_size * counted
     attention = student.num_hidden_layers * 2.0 * q * sum(n * (n + 1) for n in segments)
     if not backward:
         return Flops(layers, attention, head)
     again = remat in ("full", "offload")
-    passes = Flops(3 + again, 3 + again + 0.5 * (remat != "none"), 3 + (remat != "none"))
+    passes = Flops(3 + again * (1 - down / weights), 3 + again + 0.5 * (remat != "none"), 3 + (remat != "none"))
     return Flops(layers * passes.layers, attention * passes.attention, head * passes.head)
+
+
+def visited_pairs(segments: Sequence[int], row_length: int, tile: int, *, skips: bool = True) -> int:
+    """Query-key pairs of the tiles [tile, tile] that attention works on in one row; needed are n (n + 1) / 2 a segment.
+
+    segments: tokens of each, one behind the other from the row's start; the rest is padding. skips: tiles of other
+    segments are left out (`student.attention.tiles`), else every tile at or below the diagonal is worked on.
+    """
+    first = np.arange(-(-row_length // tile)) * tile  # each query tile's first token
+    if not skips:
+        return int((first // tile + 1).sum()) * tile**2
+    starts = np.cumsum([0, *segments])
+    begins = starts[np.searchsorted(starts, first, side="right") - 1]  # of the segment that this token is in
+    from_key = np.where(first < starts[-1], begins, first) // tile  # padding sees itself alone
+    return int((first // tile - from_key + 1).sum()) * tile**2
 
 
 def jaxpr_flops(jaxpr: Any, *, head_trips: float, visited: float) -> Flops:

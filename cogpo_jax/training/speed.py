@@ -8,8 +8,10 @@ import jax
 
 from cogpo_jax.data.plan import StepPlan
 from cogpo_jax.data.tokens import TokenizedData
+from cogpo_jax.student.attention import tiles
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.training.flops import model_flops
+from cogpo_jax.student.model import ForwardOptions
+from cogpo_jax.training.flops import model_flops, visited_pairs
 
 _BEGAN = time.perf_counter()  # this module is imported as the command starts
 # Vendors' figures for dense bfloat16, per device, by how jax names the device.
@@ -25,8 +27,8 @@ _PEAK_FLOPS = {
 class Speedometer:
     """Measures steps by the time between their ends, what is between them (checkpoints, evaluation) left out."""
 
-    def __init__(self, student: StudentConfig):
-        self._student, self._in_steps = student, 0.0
+    def __init__(self, student: StudentConfig, forward: ForwardOptions):
+        self._student, self._forward, self._in_steps = student, forward, 0.0
         self._compiling = 0.0
         self._last, self._compiled = time.perf_counter(), 0.0
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
@@ -45,12 +47,14 @@ class Speedometer:
         goodput: share of the time since the command started that went into steps, compilation not counted.
         memory_bytes: the peak on a device (on a CPU: of this process). model_flops: what the step's segments need,
         causal attention and no recomputation; mfu: its share of the devices' peak, where that is known.
+        attention_excess: query-key pairs of the tiles that attention works on, over those that are needed.
         """
         now, compiling = time.perf_counter(), self._compiling - self._compiled
         seconds = now - self._last
         self._in_steps += max(0.0, seconds - compiling)
         self.mark()
         placed = [p.response for m in step.micro_batches for p in m.placements]
+        # The last token is only ever a target: it has no place in the row.
         segments = (data.prompt_lengths[data.group_of_response[placed]] + data.response_lengths[placed] - 1).tolist()
         flops = model_flops(self._student, segments, int(data.counted_lengths[placed].sum())).total
         found = {
@@ -59,9 +63,22 @@ class Speedometer:
             "goodput": self._in_steps / (now - _BEGAN),
             "memory_bytes": _peak_memory(),
             "model_flops": flops,
+            "attention_excess": self._attention_excess(step, segments),
         }
         peak = next((f for kind, f in _PEAK_FLOPS.items() if jax.devices()[0].device_kind.startswith(kind)), None)
         return found | ({"mfu": flops / seconds / (peak * jax.device_count())} if peak else {})
+
+    def _attention_excess(self, step: StepPlan, segments: list[int]) -> float:
+        groups = self._student.num_attention_heads // self._student.num_key_value_heads
+        sizes, work = iter(segments), 0
+        for micro in step.micro_batches:
+            rows: list[list[int]] = [[] for _ in range(micro.shape.rows)]
+            for placement in micro.placements:  # each behind the last one of its row
+                rows[placement.row].append(next(sizes))
+            length = micro.shape.length
+            side, skips = tiles(self._forward.attention, self._forward.compute_dtype, length, groups)
+            work += sum(visited_pairs(row, length, side, skips=skips) for row in rows)
+        return work / sum(n * (n + 1) // 2 for n in segments)
 
 
 def _peak_memory() -> int:

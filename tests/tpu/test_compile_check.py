@@ -18,12 +18,16 @@ from cogpo_jax.training.flops import Flops
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def config():
+def shipped(size):
     spec = importlib.util.spec_from_file_location("cogpo_tpu", ROOT / "configs" / "cogpo_tpu.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    made = module.get_config("0.5b")
+    return module.get_config(size)
+
+
+@pytest.fixture
+def config():
+    made = shipped("0.5b")
     made.model = "configs/models/tiny.json"
     made.rows.length = 256
     made.attention = "xla"  # lowers here; the TPU's kernel would not
@@ -81,6 +85,33 @@ def test_a_row_length_that_the_kernel_cannot_tile_is_refused(config):
     config.rows.length, config.attention = 1000, "splash"
     with pytest.raises(UserError, match=r"rows.length: 1000: .*multiple of 128"):
         programs.programs(config, make_mesh({"fsdp": -1}, jax.devices()))
+
+
+@pytest.mark.parametrize("size", ["0.5b", "1.5b", "3b", "7b", "14b"])
+def test_a_shipped_micro_step_computes_what_its_remat_policy_needs_and_attention_the_rest(size):
+    """Traced as for the TPU, at 16k rows, with the kernel's grid; nothing is compiled."""
+    made = shipped(size)
+    mesh = make_mesh({"fsdp": -1}, jax.devices())
+    micro = programs.programs(made, mesh)[0]
+    counted, model = check._flops(micro, micro.function.trace(*micro.arguments), made, programs.student_of(made), mesh)
+    assert 0.999 < counted.without_attention / model.without_attention <= 1.05
+    # A row of one segment visits 65 of 64 half-diagonals of tiles; the backward pass is two kernels: 7 products, not 5.
+    assert counted.attention / model.attention == pytest.approx(65 / 64 * 11 / 9, rel=1e-3)
+
+
+def test_the_excess_of_attention_stands_apart_in_json_and_table(config):
+    flops, model = Flops(layers=30, attention=12, head=10), Flops(layers=30, attention=8, head=10)
+    step = check.Compiled("micro-step", 1.0, 0.0, 1.0, 2, flops, model, (), True)
+    apply = check.Compiled("apply", 1.0, 0.0, 1.0, 0, Flops(), Flops(), (), True)
+    result = check.Check(topology.find("v5e:4x4"), {"fsdp": 16}, (step, apply), ())
+    first, second = check.to_json(result, config)["programs"]
+    assert (first["flops_of_model"], first["attention_of_model"]) == (1.0, 1.5)
+    assert first["flops_per_token"] == {"layers": 15, "attention": 6, "head": 5}
+    assert second["flops_of_model"] is second["attention_of_model"] is None
+    lines = check.table(result).splitlines()
+    assert lines[2].split()[4:8] == ["GFLOP/token", "of", "model", "attention"]
+    assert lines[3].split()[-4:-2] == ["1.000", "1.500"]
+    assert lines[4].split()[-4:-2] == ["-", "-"]
 
 
 def verdict(peak, beside, config, **fields):
