@@ -47,7 +47,7 @@ def get_config() -> config_dict.ConfigDict:
         optimizer=dict(
             learning_rate=5e-7,
             schedule="cosine",  # cosine | linear | constant, after the warm-up
-            schedule_steps=0,  # length of the schedule; 0: all steps of the epochs
+            schedule_steps=0,  # length of the schedule; 0: all steps of the epochs (without epochs: max_steps)
             warmup_ratio=0.1,
             min_learning_rate_ratio=0.0,
             weight_decay=0.05,  # not on norms and biases

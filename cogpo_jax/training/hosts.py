@@ -105,14 +105,22 @@ def check_shared(workdir: Any) -> None:
         raise UserError(f"--workdir: {workdir}: hosts {blind} don't see it: give a shared folder or gs://...")
 
 
+class Left(BaseException):
+    """The run was asked to stop and has kept what it had. Not an Exception, so that nothing on the way swallows it."""
+
+
 class Leaving:
-    """Whether the run should stop: after SIGTERM or a preemption notice, at a moment that all processes agree on."""
+    """Whether the run should stop: after SIGTERM or a preemption notice, at a moment that all processes agree on.
+
+    One process alone is stopped where it is (`Left`): until it trains there is nothing to save. Once `at_ticks` is set,
+    and with several processes always, it is stopped by the next `tick` or `leave_if_due`.
+    """
 
     def __init__(self) -> None:
         self._asked = threading.Event()
         self._alone = jax.process_count() == 1
         self._ticks = 0
-        self.due = False
+        self.due = self.at_ticks = False
 
     def tick(self) -> bool:
         """To be called by all processes at the same points, each micro-batch; True from the agreed point on."""
@@ -123,8 +131,16 @@ class Leaving:
             self.due = multihost_utils.reached_preemption_sync_point(self._ticks)
         return self.due
 
+    def leave_if_due(self) -> None:
+        """A tick that raises Left."""
+        if self.tick():
+            raise Left
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked.set()
+        if not self.at_ticks:
+            self.at_ticks = True  # a second signal must not interrupt what follows the first
+            raise Left
 
     def __enter__(self) -> "Leaving":
         # With several processes jax.distributed listens for SIGTERM itself; a handler of ours would take it away.

@@ -32,6 +32,12 @@ def truncate_after(path: epath.Path, step: int) -> int:
     return len(lines) - len(keep)
 
 
+def last_step(path: epath.Path) -> int:
+    """The last line's step; 0 without a whole line."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return next((int(json.loads(line)["step"]) for line in reversed(lines) if line.endswith("\n")), 0)
+
+
 class MetricsLog:
     """Appends to `folder/name` and, where asked for, to TensorBoard under `folder/tensorboard`."""
 

@@ -21,10 +21,16 @@ from cogpo_jax.training.setup import Setup
 
 
 class ReferenceModel:
-    """`digest` names the reference's weights; first_params(): the policy's, while it is the reference, else None."""
+    """`digest` names the reference's weights; first_params(): the policy's, while it is the reference, else None.
 
-    def __init__(self, setup: Setup, digest: str, first_params: Callable[[], Any]):
+    before_each is called at each micro-batch of a pass; what it raises ends the pass, whose results so far are kept.
+    """
+
+    def __init__(
+        self, setup: Setup, digest: str, first_params: Callable[[], Any], before_each: Callable[[], None] = lambda: None
+    ):
         self._setup, self._digest, self._first_params = setup, digest, first_params
+        self._before_each = before_each
 
     def params(self) -> Any:
         """The reference's weights, loaded again where training has moved on; UserError where they have changed."""
@@ -50,7 +56,8 @@ class ReferenceModel:
         hosts.check_same({f"reference cache in {folder}": known})
         feed = Feed(data, plan, setup.mesh, slots=plan.max_slots)
         with Bar(f"reference, {what}", 1, quiet=not setup.main) as bar:
-            return fill_reference(cache, setup.score_program(plan), self.params, data, plan, feed, steps, bar.at)
+            score = setup.score_program(plan)
+            return fill_reference(cache, score, self.params, data, plan, feed, steps, bar.at, self._before_each)
 
     def check_drift(self, reference: np.ndarray) -> None:
         """Before the first step policy and reference are one model: cached and live log-probs must agree."""

@@ -18,9 +18,11 @@ def score_planned(
     params: Any,
     feed: Feed,
     micro_batches: Iterator[MicroBatch],
+    before_each: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(response indices, summed log-probs, token counts) of each micro-batch, in order."""
     for micro, rows in prefetch(micro_batches, feed.rows):
+        before_each()
         logps, tokens = jax.device_get(program(params, rows))
         n = len(micro.placements)
         yield np.array([p.response for p in micro.placements], np.int64), logps[:n], tokens[:n]
@@ -41,12 +43,14 @@ def fill_reference(
     feed: Feed,
     steps: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    before_each: Callable[[], None] = lambda: None,
     save_every_s: float = 30.0,
 ) -> np.ndarray:
     """Reference log-probs [R] of the responses that the first `steps` steps use; what the cache lacks is computed.
 
     Follows the training plan, in its rows and shapes: on a CPU in float32 the numbers are then bit-equal to the
     policy's at step 0, and CogPO starts at margins of exactly 0. `params()` loads the reference, only when needed.
+    What `before_each` micro-batch raises ends the pass; what was computed until then is in the cache.
     """
     known, _ = cache.lookup(data.digests)
     if not np.isnan(known[plan.used]).any():  # planning an epoch only to find nothing missing would slow every resume
@@ -55,14 +59,17 @@ def fill_reference(
     if not missing:
         return known
     total, done, waiting, saved = sum(m.tokens for m in missing), 0, [], time.monotonic()
-    for micro, scored in zip(missing, score_planned(program, params(), feed, iter(missing)), strict=True):
-        waiting.append(scored)
-        done += micro.tokens
-        progress(done, total)
-        if time.monotonic() - saved > save_every_s:
-            _flush(cache, data, waiting)
-            waiting, saved = [], time.monotonic()
-    _flush(cache, data, waiting)
+    scores = score_planned(program, params(), feed, iter(missing), before_each)
+    try:
+        for micro, scored in zip(missing, scores, strict=True):
+            waiting.append(scored)
+            done += micro.tokens
+            progress(done, total)
+            if time.monotonic() - saved > save_every_s:
+                _flush(cache, data, waiting)
+                waiting, saved = [], time.monotonic()
+    finally:
+        _flush(cache, data, waiting)
     return cache.lookup(data.digests)[0]
 
 
@@ -86,11 +93,17 @@ def drift(
 
 
 def score_all(
-    program: Callable[..., tuple[jax.Array, jax.Array]], params: Any, data: TokenizedData, plan: EpochPlan, feed: Feed
+    program: Callable[..., tuple[jax.Array, jax.Array]],
+    params: Any,
+    data: TokenizedData,
+    plan: EpochPlan,
+    feed: Feed,
+    before_each: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(summed log-probs [R], NaN where not in the plan; token counts [R]) of a whole data set."""
     logps = np.full(len(data.digests), np.nan, np.float32)
     counts = np.zeros(len(data.digests), np.int32)
-    for responses, values, tokens in score_planned(program, params, feed, planned(plan, plan.steps_per_epoch)):
+    micro_batches = planned(plan, plan.steps_per_epoch)
+    for responses, values, tokens in score_planned(program, params, feed, micro_batches, before_each):
         logps[responses], counts[responses] = values, tokens
     return logps, counts

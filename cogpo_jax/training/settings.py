@@ -147,9 +147,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _with_schedule(flat: dict[str, Any]) -> dict[str, Any]:
+    """The flat config with the schedule's length where max_steps decides it: that part of max_steps is not free."""
+    if not flat.get("epochs") and not flat.get("optimizer.schedule_steps"):
+        flat["optimizer.schedule_steps"] = flat.get("max_steps", 0)
+    return flat
+
+
 def check_same_run(config: config_dict.ConfigDict, saved: Path) -> None:
     """Raises UserError naming the fields in which a workdir's config.json differs from this config."""
-    old, new = flatten(json.loads(saved.read_text())), flatten(config.to_dict())
+    old, new = (_with_schedule(flatten(tree)) for tree in (json.loads(saved.read_text()), config.to_dict()))
     differing = [
         f"{name} ({old.get(name)!r} there, {new.get(name)!r} here)"
         for name in sorted(old.keys() | new.keys())

@@ -1,5 +1,6 @@
 """A training run, from a config and a workdir to its last checkpoint. The same call goes on with a run that stopped."""
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -21,7 +22,7 @@ from cogpo_jax.training import evaluate, hosts, settings
 from cogpo_jax.training.checkpoint import Checkpoints
 from cogpo_jax.training.checksum import tree_digest
 from cogpo_jax.training.initial import resolve
-from cogpo_jax.training.log import MetricsLog, step_record
+from cogpo_jax.training.log import MetricsLog, last_step, step_record
 from cogpo_jax.training.reference_model import ReferenceModel
 from cogpo_jax.training.scoring import score_all
 from cogpo_jax.training.setup import Setup, as_float32, prepare
@@ -35,10 +36,21 @@ def train(
 
     print_shardings: also prints where every parameter and Adam moment lives.
 
-    Raises UserError for bad input, before any long work; RunError where the run cannot go on (NaN, Inf).
+    SIGTERM stops it in order, wherever it is; then `finished` is False in what it returns. Raises UserError for bad
+    input, before any long work; RunError where the run cannot go on (NaN, Inf).
     """
     settings.check(config)
     hosts.connect(config.distributed)
+    with hosts.Leaving() as leaving:
+        try:
+            return Run(_set_up(config, workdir, print_shardings), leaving).train()
+        except hosts.Left:
+            say("stopped before it trained: nothing is lost, the same command goes on from there")
+            return {"finished": False}
+
+
+def _set_up(config: config_dict.ConfigDict, workdir: str | os.PathLike[str], print_shardings: bool) -> Setup:
+    """Checks that the hosts, the workdir, the data and the first weights fit together, and prepares the run."""
     hosts.check_same(settings.same_on_all_hosts(config) | {"code": hosts.code_digest()})
     hosts.check_shared(workdir)
     folder = epath.Path(workdir)
@@ -56,18 +68,19 @@ def train(
     hosts.check_same({"data": setup.data.digest})
     if print_shardings and setup.main:
         say(describe(setup.abstract))
-    return Run(setup).train()
+    return setup
 
 
 class Run:
     """What changes while a run trains: parameters, optimizer state, steps done, logs."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: Setup, leaving: hosts.Leaving):
         self.setup, self.config = setup, setup.config
         self.checkpoints = Checkpoints(setup.workdir, setup.config.checkpoint.keep, say=say)
         self.start = self.done = self._load_state()
-        self.reference = ReferenceModel(setup, self.meta["reference"], lambda: self.params if self.done == 0 else None)
-        self._leaving = hosts.Leaving()
+        self._leaving = leaving
+        first_params = lambda: self.params if self.done == 0 else None  # noqa: E731
+        self.reference = ReferenceModel(setup, self.meta["reference"], first_params, leaving.leave_if_due)
         self._waiting: tuple[StepPlan, Any, Any] | None = None  # a step whose metrics were not fetched yet
 
     def _load_state(self) -> int:
@@ -95,6 +108,21 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """Runs the steps that are left, evaluates, saves, and returns done.json's content."""
+        self._leaving.at_ticks = True  # from here on there may be something to save first
+        try:
+            evaluation = self._finish()
+        except hosts.Left:
+            self.checkpoints.close()
+            say(f"stopped after step {self.done}: nothing is lost, the same command goes on from there")
+            return {"step": self.done, "finished": False}
+        self.checkpoints.close()
+        result = {"step": self.done, "finished": True, "evaluation": evaluation}
+        if self.setup.main:
+            write_json(self.setup.workdir / "done.json", result)
+        return result
+
+    def _finish(self) -> dict[str, Any]:
+        """The reference pass, the steps that are left, and the last evaluation; raises Left where it has to stop."""
         setup, config = self.setup, self.config
         cached, live = None, None
         if setup.betas and config.reference == "cached":
@@ -116,23 +144,19 @@ class Run:
         if self.log:
             self.log.close()
         if self.done < setup.total_steps:
-            say(f"stopped after step {self.done}: the same command goes on from there")
-            self.checkpoints.close()
-            return {"step": self.done, "finished": False}
-        result = {"step": self.done, "finished": True, "evaluation": self._evaluate()}
-        self.checkpoints.close()
-        if setup.main:
-            write_json(setup.workdir / "done.json", result)
-        return result
+            raise hosts.Left
+        return self._evaluate()
 
     def _steps(self, feed: Feed, live: Any) -> None:
-        setup, every = self.setup, self.config.eval.every
+        setup = self.setup
         plans = (setup.plan.step(k) for k in range(self.start, setup.total_steps))
-        self.speed = Speedometer(setup.initial.student)
+        self.speed = Speedometer(setup.initial.student, setup.settings.forward)
         bar = Bar("training", setup.total_steps, start=self.start, quiet=not setup.main)
         watchdog = hosts.Watchdog(self.config.watchdog.seconds)
         profiled = _Profile(settings.profile_steps(self.config), self)
-        with bar as self.bar, self._leaving, profiled as profile, watchdog as self.watchdog:
+        with bar as self.bar, profiled as profile, watchdog as self.watchdog:
+            if last_step(setup.workdir / "eval.jsonl") < self.start:  # stopped after the step, before its evaluation
+                self._evaluate_if_due()
             for step, (batches, normalizer) in prefetch(plans, lambda step: _prepare(feed, step)):
                 profile.before(step.step)
                 if not self._step(step, batches, normalizer, live):
@@ -140,10 +164,7 @@ class Run:
                 profile.after(step.step)
                 if self.done % self.config.checkpoint.every == 0 or self.done == setup.total_steps:
                     self._save()
-                if every and self.done % every == 0 and self.done < setup.total_steps:
-                    self.report()
-                    self._evaluate()
-                    self.speed.mark()
+                self._evaluate_if_due()
             if self._leaving.due and self.done not in self.checkpoints.steps():
                 self._save()
 
@@ -199,6 +220,15 @@ class Run:
                 f"{f'step {saved[-1]}' if saved else 'none'}"
             )
 
+    def _evaluate_if_due(self) -> None:
+        """The evaluation every `eval.every` steps; left out where the run is asked to stop meanwhile."""
+        every = self.config.eval.every
+        if every and self.done and self.done % every == 0 and self.done < self.setup.total_steps:
+            self.report()
+            with contextlib.suppress(hosts.Left):  # the next step asks again, and saves
+                self._evaluate()
+            self.speed.mark()
+
     def _evaluate(self) -> dict[str, Any]:
         """Scores the held-out records; writes a line of eval.jsonl and, for pairs, eval_pairs.jsonl."""
         setup = self.setup
@@ -206,7 +236,8 @@ class Run:
             return {}
         data, plan = setup.held_out
         feed = Feed(data, plan, setup.mesh, slots=plan.max_slots)
-        logps, tokens = score_all(setup.score_program(plan), self.params, data, plan, feed)
+        score, leave = setup.score_program(plan), self._leaving.leave_if_due
+        logps, tokens = score_all(score, self.params, data, plan, feed, leave)
         summary = {"step": self.done, "dropped": {reason: n for reason, n in plan.drops.items() if n}}
         if setup.betas:
             reference = self.reference.logps(data, plan, plan.steps_per_epoch, "held-out")

@@ -1,7 +1,9 @@
 """Runs of the real trainer: killed, stopped, damaged or poisoned, and what they leave."""
 
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,9 @@ import numpy as np
 import pytest
 
 from cogpo_jax.errors import RunError, UserError
+from cogpo_jax.training import hosts
 from cogpo_jax.training.checkpoint import Checkpoints
+from cogpo_jax.training.train import train
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "tokens_per_second", "goodput", "memory_bytes", "model_flops_per_second", "mfu")
@@ -118,6 +122,98 @@ def test_killed_and_stopped_runs_go_on_bit_equal(tmp_path, command):
     assert without_times(lines_of(broken)) == without_times(lines_of(whole))
     assert [line["step"] for line in lines_of(broken)] == list(range(1, 25))
     assert_same_state(broken, whole)
+
+
+def test_sigterm_before_training_stops_in_order_and_nothing_is_lost(tmp_path, command, run):
+    fields = {"epochs": 1, "checkpoint.every": 1}
+    process = subprocess.Popen(
+        command(tmp_path, **fields), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_CPU
+    )
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "config.json").is_file() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert json.loads(out)["finished"] is False
+    assert err.splitlines()[-1].endswith("nothing is lost, the same command goes on from there")
+    assert "Traceback" not in err
+    assert not lines_of(tmp_path)
+    done, metrics = run(tmp_path, **fields)
+    assert (done["finished"], len(metrics)) == (True, 3)
+
+
+def test_a_run_asked_to_leave_at_any_micro_batch_goes_on_as_if_it_had_not_been(
+    tmp_path, run, make_config, records, monkeypatch
+):
+    """Stopped again and again, in the reference pass, in steps and in evaluations: the same in the end."""
+    fields = {"eval.data": str(records), "eval.every": 1, "rows.length": 96, "batch.groups": 9}
+    _, whole = run(tmp_path / "whole", **fields)
+    most, left = itertools.cycle((7, 9, 8)), []  # a step is 6 micro-batches, an evaluation 5
+
+    class Limited(hosts.Leaving):
+        """Asked to leave after so many micro-batches."""
+
+        def __init__(self):
+            super().__init__()
+            self.due_at = next(most)
+
+        def tick(self):
+            self._ticks += 1
+            self.due = self._ticks > self.due_at
+            return self.due
+
+    monkeypatch.setattr(hosts, "Leaving", Limited)
+    done = {"finished": False}
+    while not done["finished"] and len(left) < 30:
+        done = train(make_config(**fields), tmp_path / "pieces")
+        left.append(done["step"])
+    assert done["finished"]
+    assert left.count(0) >= 2
+    assert left.count(1) >= 2
+    assert left.count(2) >= 2  # all steps were done, and the last evaluation took another run
+    assert without_times(lines_of(tmp_path / "pieces")) == without_times(whole)
+    for name in ("eval.jsonl", "eval_pairs.jsonl"):
+        assert lines_of(tmp_path / "pieces", name) == lines_of(tmp_path / "whole", name)
+    assert_same_state(tmp_path / "pieces", tmp_path / "whole")
+
+
+def test_max_steps_may_not_change_a_schedule_that_it_is_the_length_of(tmp_path, run):
+    run(tmp_path, epochs=0, max_steps=2)
+    with pytest.raises(UserError, match=r"another config: optimizer.schedule_steps \(2 there, 3 here\)"):
+        run(tmp_path, epochs=0, max_steps=3)
+    done, metrics = run(tmp_path, epochs=0, max_steps=3, **{"optimizer.schedule_steps": 2})
+    assert done["step"] == 3
+    assert metrics[2]["learning_rate"] == 0  # the schedule of two steps has ended
+
+
+def test_all_bfloat16_training_moves_by_stochastic_rounding_and_resumes_to_the_bit(tmp_path, run):
+    """Norms are 1, and an update of 1e-3 is less than half of bfloat16's spacing there: to nearest, none would move."""
+    fields = {
+        "param_dtype": "bfloat16",
+        "compute_dtype": "bfloat16",
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.schedule": "constant",
+        "optimizer.warmup_ratio": 0.0,
+    }
+    run(tmp_path / "whole", **fields)
+    for steps in (1, 3):
+        run(tmp_path / "pieces", **fields, max_steps=steps)
+    assert_same_state(tmp_path / "pieces", tmp_path / "whole")
+    _, found = arrays(tmp_path / "whole")
+    norms = [x for name, x in found.items() if name.startswith("['params']") and "norm" in name]
+    assert all(x.dtype == "bfloat16" for x in norms)
+    assert len(norms) == 3
+    for x in norms:
+        assert 0.1 < (x != 1).mean() < 0.9
+
+
+def test_a_profile_of_the_chosen_steps_is_written(tmp_path, run):
+    _, metrics = run(tmp_path, **{"profile.steps": "1:2"})
+    assert len(metrics) == 3
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert b"micro_step" in trace.read_bytes()  # the program that the profiled step ran
+    assert b"attention" in trace.read_bytes()
 
 
 def test_a_run_in_pieces_equals_one_in_one_piece(tmp_path, run):
@@ -233,9 +329,17 @@ def test_sft_learns_and_counts_response_tokens(tmp_path, run, records):
 
 
 def test_a_metrics_line_says_how_fast_and_how_well(three_steps):
+    """Every field of docs/training.md's table is there, and no other."""
     lines = lines_of(three_steps)
+    table = (ROOT / "docs" / "training.md").read_text().split("## A line of metrics.jsonl")[1].split("\n## ")[0]
+    described = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
+    by_gap = {name for name, value in lines[1].items() if isinstance(value, dict)}
+    assert lines[1].keys() | {"mfu"} == described  # mfu: on devices whose peak is known
+    assert by_gap == set(re.findall(r"^\| `(\w+)` \(by gap\)", table, re.MULTILINE))
+    for name in by_gap:
+        assert lines[1][name].keys() == {"small", "medium", "large", "all"}
     for line in lines:
-        assert {"margin", "accuracy", "chosen_reward", "rejected_logratio", "kl", "reward_margin"} <= line.keys()
+        assert 1 < line["attention_excess"] < 20  # rows of 192 in tiles of 128, segments of 70
         assert 0 < line["goodput"] < 1
         assert 10**7 < line["memory_bytes"] < 10**11
         np.testing.assert_allclose(line["tokens_per_second"], line["tokens"] / line["seconds"], rtol=1e-6)
