@@ -13,7 +13,7 @@ ANY := $(if $(wildcard $(DEV)),$(DEV),$(LIGHT))
 .PHONY: help venv quickstart test check format clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 venv: $(DEV)  ## .venv with everything the tests need (torch on the CPU included)
 

@@ -43,3 +43,12 @@ def qwen25_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def qwen3_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the real Qwen3 tokenizer and chat template."""
     return _unpacked("qwen3", tmp_path_factory.mktemp("qwen3"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names what was skipped for want of torch: a skip must not hide that something is not tested here."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "torch" in str(report.longrepr)]
+    if skipped:
+        names = sorted(report.nodeid.removeprefix("tests/") for report in skipped)
+        terminalreporter.write_line(f"{len(names)} not run, they compare with torch, which is not installed:")
+        terminalreporter.write_line("  " + "\n  ".join(names))

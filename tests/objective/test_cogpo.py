@@ -12,8 +12,11 @@ from cogpo_jax.objective import metrics as sums
 from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.records.schema import GAPS
 
-torch = pytest.importorskip("torch")
-F = torch.nn.functional
+try:
+    import torch
+    from torch.nn import functional as F
+except ImportError:  # the tests that compare with it are skipped, the others are not
+    pass
 
 R, P = 7, 9
 RNG = np.random.default_rng(0)
@@ -95,6 +98,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_torch_reference_in_value_and_gradient(case):
+    pytest.importorskip("torch")
     (value, gradient), (want_value, want_gradient) = CASES[case]()
     np.testing.assert_allclose(value, want_value, rtol=1e-6)
     np.testing.assert_allclose(gradient, want_gradient, rtol=1e-5, atol=1e-7)

@@ -22,7 +22,7 @@ TINY = {
 
 def make_hf_model(model_type: str, **overrides: Any) -> Any:
     """A transformers model whose every parameter is random: unit norms and zero biases would hide mistakes."""
-    import torch
+    torch = pytest.importorskip("torch")
     import transformers
 
     classes = {
