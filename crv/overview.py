@@ -118,8 +118,8 @@ def _cost(ledger: Ledger) -> Iterator[AgentCost]:
         "SELECT agent, model, COUNT(*), SUM(prompt_tokens), SUM(cached_tokens), SUM(output_tokens), SUM(seconds)"
         " FROM calls GROUP BY agent, model ORDER BY agent, model"
     )
-    for agent, model, *counts in rows:
-        yield AgentCost(agent, model, *counts, ends[agent, model])
+    for agent, model, calls, prompt, cached, output, seconds in rows:
+        yield AgentCost(agent, model, calls, prompt, cached, output, seconds, ends[agent, model])
 
 
 def _in_turn(queues: Sequence[Sequence[str]], count: int) -> list[str]:

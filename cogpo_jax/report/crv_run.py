@@ -19,7 +19,7 @@ END = (
 )
 FLOW_COLUMNS = {"original": ORIGINAL, "critic": CRITIC, "rewrites": REWRITES, "verified": END}
 
-FlowPath = tuple[str, str, str, str]  # one place of each column
+FlowPath = tuple[str, ...]  # one place of each column
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,9 @@ def _total(costs: Sequence[AgentCost]) -> dict[str, Any]:
     for cost in costs:
         for reason, count in cost.ends.items():
             ends[reason] = ends.get(reason, 0) + count
-    sums = [sum(getattr(cost, name) for cost in costs) for name in ("calls", "prompt_tokens", "cached_tokens")]
-    rest = sum(cost.output_tokens for cost in costs), sum(cost.seconds for cost in costs)
-    return _cost_row(AgentCost("all", "", *sums, *rest, ends))
+    names = ("calls", "prompt_tokens", "cached_tokens", "output_tokens", "seconds")
+    sums = {name: sum(getattr(cost, name) for cost in costs) for name in names}
+    return _cost_row(AgentCost("all", "", ends=ends, **sums))
 
 
 def _card(problem: ShownProblem) -> dict[str, Any]:

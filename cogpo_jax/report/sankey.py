@@ -82,13 +82,13 @@ def _bands(
         # A place that is passed through has no bar: the band goes on where it is.
         left, right = x[i] + (_BAR if here else 0), x[j]
         middle = (left + right) / 2
-        path = (
+        outline = (
             f"M{left:.1f},{start:.1f}C{middle:.1f},{start:.1f} {middle:.1f},{end:.1f} {right:.1f},{end:.1f}"
             f"v{wide:.1f}C{middle:.1f},{end + wide:.1f} {middle:.1f},{start + wide:.1f} {left:.1f},{start + wide:.1f}z"
         )
         kind = f"c{order[coloured_by, colour]}" if colour else "rest"
         words = " → ".join(filter(None, (here, there)))
-        marks.append(f'<path class="flow {kind}" d="{path}"><title>{escape(words)}: {bands[band]:,}</title></path>')
+        marks.append(f'<path class="flow {kind}" d="{outline}"><title>{escape(words)}: {bands[band]:,}</title></path>')
     return marks
 
 
