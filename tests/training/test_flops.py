@@ -66,6 +66,13 @@ def test_the_gradient_with_full_remat():
     assert found.attention == pytest.approx(needed.attention * TILE_EXCESS)
 
 
+def test_the_gradient_with_dots_kept():
+    found = counted_flops("dots", {})
+    needed = flops.model_flops(STUDENT, [LENGTH] * ROWS, ROWS * LENGTH, remat="dots")
+    assert (found.layers, found.head) == (needed.layers, needed.head)
+    assert found.attention == pytest.approx(needed.attention * TILE_EXCESS)
+
+
 def test_the_forward_pass_alone():
     found = counted_flops("full", {}, backward=False)
     needed = flops.model_flops(STUDENT, [LENGTH] * ROWS, ROWS * LENGTH, backward=False)
