@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from cogpo_jax.records import Group, Pair, Response, SftExample, read_groups, write_data
+from cogpo_jax.records.arrayrecord import write_array_record
 from cogpo_jax.records.schema import GROUP_FEATURES, SFT_FEATURES, encode_group, encode_sft
 
 SFT = [
@@ -126,6 +127,16 @@ def test_tfds_reads_every_field_of_every_record(folder, dataset, split, records)
 
 def _key(columns: dict[str, Any]) -> str:
     return columns["problem_id"]
+
+
+@pytest.mark.parametrize(("dataset", "records"), [("sft", SFT), ("groups", GROUPS)])
+def test_tfds_reads_array_records_by_index(folder, tmp_path, dataset, records):
+    write_array_record(folder, tmp_path / "out")
+    source = tfds.builder_from_directory(tmp_path / "out" / dataset).as_data_source("train")
+    assert len(source) == len(records)
+    found = [{name: _plain(v) for name, v in source[i].items()} for i in range(len(source))]
+    for row, record in zip(sorted(found, key=_key), sorted(map(_columns, records), key=_key), strict=True):
+        _assert_equal(row, record)
 
 
 def test_nan_beta_and_loss_spans_arrive_as_such(folder):

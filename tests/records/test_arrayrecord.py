@@ -1,17 +1,15 @@
-"""ArrayRecord files hold the very bytes of the TFRecords, and are opened by index without TensorFlow."""
+"""ArrayRecord files hold the very bytes of the TFRecords (that tfds opens them by index: tests_tf)."""
 
 import builtins
 import hashlib
 
-import numpy as np
 import pytest
+from array_record.python import array_record_module
 
 from cogpo_jax.errors import UserError
 from cogpo_jax.records import read_groups, read_sft, write_data
 from cogpo_jax.records.arrayrecord import write_array_record
 from cogpo_jax.records.schema import decode_group, decode_sft
-
-array_record_module = pytest.importorskip("array_record.python.array_record_module")
 
 
 @pytest.fixture
@@ -48,23 +46,6 @@ def test_equal_records_give_equal_files_and_old_ones_go(folder, tmp_path):
     (tmp_path / "out" / "sft" / "sft-train.array_record-00000-of-00009").write_bytes(b"left over")
     write_array_record(folder, tmp_path / "out")
     assert digests() == first
-
-
-def test_tfds_reads_it_by_index_without_tensorflow(folder, tmp_path):
-    tfds = pytest.importorskip("tensorflow_datasets")
-    out = write_array_record(folder, tmp_path / "out")
-    source = tfds.builder_from_directory(out / "sft").as_data_source("train")
-    expected = list(read_sft(folder))
-    assert len(source) == len(expected)
-    assert {row["prompt"].decode() for row in source} == {row.prompt for row in expected}
-    groups = tfds.builder_from_directory(out / "groups").as_data_source("train")
-    by_id = {group.problem_id: group for group in read_groups(folder)}
-    for row in groups:
-        group = by_id[row["problem_id"].decode()]
-        assert [text.decode() for text in row["thought"]] == [response.thought for response in group.responses]
-        assert [gap.decode() for gap in row["gap"]] == [pair.gap for pair in group.pairs]
-        assert np.array_equal(row["chosen"], [pair.chosen for pair in group.pairs])
-        assert np.allclose(row["beta"], [pair.beta for pair in group.pairs], equal_nan=True)
 
 
 def test_a_damaged_shard_is_not_copied(folder, tmp_path):
