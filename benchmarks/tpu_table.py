@@ -89,7 +89,7 @@ def line(size: str, check: dict[str, Any]) -> tuple[str, ...]:
         f"{check['rows']['per_device']} x {check['rows']['length']:,}",
         f"{micro['peak'] / GIB:.2f} + {micro['beside'] / GIB:.2f} GiB",
         f"{apply['peak'] / GIB:.2f} GiB",
-        f"{programs['reference']['peak'] / GIB:.2f} GiB",
+        programs["reference"]["refused"] or f"{programs['reference']['peak'] / GIB:.2f} GiB",
         f"{worst / GIB:.1f} of {check['hbm'] / GIB:.2f} GiB{fits}",
         f"{sum(micro['flops_per_token'].values()) / 1e9:.1f} "
         f"({micro['flops_of_model']:.3f}; {micro['attention_of_model']:.3f})",

@@ -20,6 +20,7 @@ from cogpo_jax.tpu.topology import GIB, Topology
 from cogpo_jax.training.flops import Flops, jaxpr_flops, model_flops
 
 _OVER = re.compile(r"(?:Used|temporaries \()\s*([\d.]+)([KMGT]).*?(?:of|HBM \()\s*([\d.]+)([KMGT])", re.DOTALL)
+_ON_CHIP = re.compile(r"memory space (?!hbm)(\w+)\. Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -36,6 +37,7 @@ class Compiled:
     model: Flops  # the same by the model's formula
     exchanges: tuple[Collective, ...]
     compiled: bool
+    refused: str = ""  # a kernel that needs more of the chip's own memories than there is; peak is then unknown, 0
 
     @property
     def needed(self) -> float:
@@ -65,7 +67,7 @@ class Check:
     @property
     def fits(self) -> bool:
         """Every program compiled and leaves room for what is resident beside it."""
-        return self.over <= 0
+        return self.over <= 0 and not any(p.refused for p in self.programs)
 
     @property
     def over(self) -> float:
@@ -87,6 +89,7 @@ def check(
         found.append(_compile(program, config, student, topology, mesh))
     over = max(p.needed for p in found) - topology.chip.hbm
     advice = _advice(config, student, mesh, over) if over > 0 else ()
+    advice += tuple(f"{p.name}: {p.refused}: shorter rows.length" for p in found if p.refused)
     return Check(topology, dict(mesh.shape), tuple(found), advice)
 
 
@@ -97,11 +100,12 @@ def _compile(
     lowered = traced.lower()
     start = time.monotonic()
     exchanges: tuple[Collective, ...]
+    refused = ""
     try:
         executable = lowered.compile()
     except JaxRuntimeError as error:
-        peak, exchanges = _asked_for(error), ()
-        compiled = False
+        refused, exchanges, compiled = _on_chip(error), (), False
+        peak = 0.0 if refused else _asked_for(error)
     else:
         memory = executable.memory_analysis()
         peak, compiled = memory.peak_memory_in_bytes, True
@@ -109,9 +113,14 @@ def _compile(
         exchanges = tuple(collectives(executable.as_text(), slices))
     seconds = time.monotonic() - start
     flops, model = _flops(program, traced, config, student, mesh)
-    return Compiled(
-        program.name, peak, device_bytes(program.beside), seconds, program.tokens, flops, model, exchanges, compiled
-    )
+    beside = device_bytes(program.beside)
+    return Compiled(program.name, peak, beside, seconds, program.tokens, flops, model, exchanges, compiled, refused)
+
+
+def _on_chip(error: JaxRuntimeError) -> str:
+    """What the compiler says of a kernel's scalar or vector memory; empty where the error is about something else."""
+    found = _ON_CHIP.search(str(error))
+    return f"needs {found[2]} of a chip's {found[3]} of {found[1]}" if found else ""
 
 
 def _asked_for(error: JaxRuntimeError) -> float:
@@ -198,6 +207,7 @@ def _program_json(p: Compiled) -> dict[str, Any]:
     return {
         "name": p.name,
         "compiled": p.compiled,
+        "refused": p.refused,
         "peak": p.peak,
         "beside": p.beside,
         "compile_seconds": round(p.compile_seconds, 1),

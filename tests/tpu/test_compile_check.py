@@ -148,3 +148,15 @@ def test_the_compilers_refusal_is_read_for_what_it_asked():
     assert check._asked_for(JaxRuntimeError(other)) == 17.5 * topology.GIB
     with pytest.raises(JaxRuntimeError, match="INTERNAL"):
         check._asked_for(JaxRuntimeError("INTERNAL: Mosaic failed to compile"))
+
+
+def test_a_kernel_that_outgrows_a_memory_of_the_chip_does_not_fit():
+    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space smem. Used 2.00M of 1.00M smem. Exceeded by 1.00M."
+    refused = check._on_chip(JaxRuntimeError(message))
+    assert refused == "needs 2.00M of a chip's 1.00M of smem"
+    assert not check._on_chip(JaxRuntimeError(message.replace("smem", "hbm")))
+    program = check.Compiled("reference", 0.0, 0.0, 1.0, 2, Flops(1, 1, 1), Flops(1, 1, 1), (), False, refused)
+    result = check.Check(topology.find("v5e:4x4"), {"fsdp": 16}, (program,), (refused,))
+    assert result.over < 0
+    assert not result.fits
+    assert f"DOES NOT FIT: {refused}" in check.table(result)
