@@ -166,7 +166,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
                 "HF_HOME": own,
                 "HF_HUB_OFFLINE": "1",
                 "JAX_PLATFORMS": "cpu",
-                "MALLOC_ARENA_MAX": "2",  # else an arena for every thread that compiled: 0.2 GB of ours
+                "MALLOC_ARENA_MAX": "2",  # else glibc keeps an arena for every thread that compiled
             },
             capture_output=True,
             text=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.records.repair import replace_surrogates
 from crv.agents import Agents
 from crv.also import write_also
 from crv.export import count_calls, export, gaps_of, outcome_row, summarise
@@ -148,15 +149,10 @@ class _LedgerPool:
 
     async def _ask(self, key: bytes, request: Request) -> Answer:
         answer = await self.pool.generate(request)
-        answer = replace(answer, text=_whole(answer.text))
+        answer = replace(answer, text=replace_surrogates(answer.text)[0])
         await self.ledger.put_call(key, request.agent, request.problem_id, request.attempt, answer)
         self.meter.call(request.agent, answer)
         return answer
-
-
-def _whole(text: str) -> str:
-    """The text without half surrogate pairs, which a server's JSON can spell and no file can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _recorded_compare(ledger: Ledger, workers: AlgebraWorkers) -> Compare:

@@ -1,7 +1,6 @@
 """Problems in: a JSONL file or a Hugging Face dataset, one row at a time, bad rows named by file and line."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.records.repair import repair_text
-
-_HALF_PAIR = re.compile("[\ud800-\udfff]")  # half a surrogate pair, which JSON can spell and no file can hold
+from cogpo_jax.records.repair import repair_text, replace_surrogates
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +107,7 @@ def _problem(row: Any, where: str, number: int, repair: bool, repaired: Counter[
             raise UserError(f"input: {where}: {name}: {type(value).__name__}; want a text")
         texts[name] = "" if value is None else str(value)
     for name, text in texts.items():
-        texts[name], places = repair_text(text) if repair else _HALF_PAIR.subn("\ufffd", text)
+        texts[name], places = repair_text(text) if repair else replace_surrogates(text)
         if places:
             repaired[name] += places
     return Problem(**texts)
