@@ -190,10 +190,11 @@ class _Compact:
         self.size = -(-n // self._chunk) * self._chunk
         # Where each token goes: those that count first, order kept. Counting beats sorting the mask: the TPU compiler
         # alone takes half a minute for a sort.
-        count, counts = mask.sum(dtype=jnp.int32), mask.reshape(-1)
-        ahead, behind = jnp.cumsum(counts, dtype=jnp.int32), jnp.cumsum(~counts, dtype=jnp.int32)
-        self._place = jnp.where(counts, ahead, count + behind) - 1
-        self._order = jnp.zeros(n, jnp.int32).at[self._place].set(jnp.arange(n, dtype=jnp.int32), unique_indices=True)
+        counts, index = mask.reshape(-1), jnp.arange(n, dtype=jnp.int32)
+        ahead = jnp.cumsum(counts, dtype=jnp.int32)
+        count = ahead[-1]
+        self._place = jnp.where(counts, ahead - 1, count + index - ahead)
+        self._order = jnp.zeros(n, jnp.int32).at[self._place].set(index, unique_indices=True)
         self.live = jnp.arange(self.size) < count
         self.chunks = (count + self._chunk - 1) // self._chunk
 

@@ -7,7 +7,7 @@ module again, inside or outside of jit.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -90,7 +90,7 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, config: StudentConfig, make: "_Initializer"):
         c, q, kv = config, config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-        self.head_dim = c.head_dim
+        self.head_dim, self.kv_heads = c.head_dim, c.num_key_value_heads
         self.q_proj = make.linear(c.hidden_size, q, bias=c.qkv_bias)
         self.k_proj = make.linear(c.hidden_size, kv, bias=c.qkv_bias)
         self.v_proj = make.linear(c.hidden_size, kv, bias=c.qkv_bias)
@@ -101,10 +101,32 @@ class SelfAttention(nnx.Module):
 
     def qkv(self, x: Float[Array, "B T D"], rope: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         """Queries [B, T, H, dh] and keys [B, T, K, dh] after norm and RoPE, and values [B, T, K, dh]."""
-        q, k, v = (p(x).reshape(*x.shape[:2], -1, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
+        few = math.prod(x.shape[:-1]) <= _FEW_TOKENS  # decoding: the weights' copy would cost more than it saves
+        split = self._split if few else self._joint
+        q, k, v = split(x)
         if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
         return apply_rope(q, *rope), apply_rope(k, *rope), v
+
+    def _split(self, x: Array) -> list[Array]:
+        return [p(x).reshape(*x.shape[:2], -1, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj)]
+
+    def _joint(self, x: Array) -> list[Array]:
+        """The three as one product: fewer exchanges, and the program is a fifth shorter.
+
+        The joint weight goes by key head, each with its query heads: `tensor` splits it where it splits the three.
+        """
+
+        def join(arrays: Sequence[Array]) -> Array:
+            heads = [a.astype(x.dtype).reshape(self.kv_heads, -1, self.head_dim, *a.shape[1:]) for a in arrays]
+            return jnp.concatenate(heads, axis=1).reshape(-1, *arrays[0].shape[1:])
+
+        projections = self.q_proj, self.k_proj, self.v_proj
+        y = checkpoint_name(project(x, join([p.weight[...] for p in projections])), "product")
+        if hasattr(self.q_proj, "bias"):
+            y = y + join([p.bias[...] for p in projections])
+        y = y.reshape(*x.shape[:2], self.kv_heads, -1, self.head_dim)
+        return [y[..., :-2, :].reshape(*x.shape[:2], -1, self.head_dim), y[..., -2, :], y[..., -1, :]]
 
 
 class MLP(nnx.Module):
