@@ -191,7 +191,7 @@ class _Compact:
         # Where each token goes: those that count first, order kept. Counting beats sorting the mask: the TPU compiler
         # alone takes half a minute for a sort.
         counts, index = mask.reshape(-1), jnp.arange(n, dtype=jnp.int32)
-        ahead = jnp.cumsum(counts, dtype=jnp.int32)
+        ahead = _cumulative_sum(counts)
         count = ahead[-1]
         self._place = jnp.where(counts, ahead - 1, count + index - ahead)
         self._order = jnp.zeros(n, jnp.int32).at[self._place].set(index, unique_indices=True)
@@ -213,6 +213,16 @@ class _Compact:
 
     def put(self, x: Array, part: Array, i: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(x, part, i * self._chunk, axis=0)
+
+
+def _cumulative_sum(x: Bool[Array, " n"]) -> Int[Array, " n"]:
+    """jnp.cumsum, in lines of 128 and then over lines, adding all that is before: XLA's is a long program on TPU."""
+    width = 128
+    lines = jnp.pad(x, (0, -x.size % width)).reshape(-1, width)
+    place, line = jnp.arange(width), jnp.arange(len(lines))
+    along = jnp.where(place <= place[:, None], lines[:, None], False).sum(axis=-1, dtype=jnp.int32)
+    above = jnp.where(line < line[:, None], along[:, -1], 0).sum(axis=-1, dtype=jnp.int32)
+    return (along + above[:, None]).reshape(-1)[: x.size]
 
 
 def _over(reduce: Callable[..., Array], x: Array, axis: Any) -> Array:

@@ -33,18 +33,19 @@ def _take(table: Array, tokens: Array, dtype: str) -> Array:
 def _local(table: Array, tokens: Array, dtype: str) -> Array:
     """table: this device's [V / tensor, D / fsdp]; tokens: its rows. The whole width of its rows comes back."""
     size = table.shape[0]
-    everyone = jax.lax.all_gather(tokens, "fsdp")
+    everyone = jax.lax.all_gather(tokens.reshape(-1), "fsdp")
     everyone = jnp.clip(everyone, 0, size * jax.lax.axis_size("tensor") - 1)
     index = everyone - jax.lax.axis_index("tensor") * size
     own = (index >= 0) & (index < size)
     part = jnp.where(own[..., None], _take_by_device(table, index, dtype), 0)
     part = jax.lax.psum(part, "tensor")  # one term is not zero: exact in any dtype
-    return jax.lax.all_to_all(part.reshape(-1, *part.shape[2:]), "fsdp", split_axis=0, concat_axis=2, tiled=True)
+    columns = jax.lax.all_to_all(part, "fsdp", split_axis=0, concat_axis=0)
+    return jnp.moveaxis(columns, 0, 1).reshape(*tokens.shape, -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _take_by_device(table: Array, tokens: Array, dtype: str) -> Array:
-    """`_take` for tokens [devices, b, T]; its gradient adds up one device's tokens at a time.
+    """`_take` for tokens [devices, n]; its gradient adds up one device's tokens at a time.
 
     XLA sorts the indices of a sum on TPU: 16 short sorts are less work than a long one, and the compiler, which unrolls
     them, was done 3 s sooner.

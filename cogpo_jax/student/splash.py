@@ -149,9 +149,13 @@ def _next_visited(visited: Bool[Array, "queries keys"], *, by_query: bool) -> In
     and fetches queries. A skipped tile that names the next visited block starts that fetch early, and repeats none.
     """
     walk = visited if by_query else visited.T
-    width = walk.shape[1]
-    flat = walk.reshape(-1)
-    order = jnp.arange(flat.size, dtype=jnp.int32)
-    after = jax.lax.cummin(jnp.where(flat, order, flat.size), reverse=True)
-    block = jnp.where(after == flat.size, jnp.argmax(walk[0]), after % width).astype(jnp.int32).reshape(walk.shape)
+    rows, width = walk.shape
+    line, column = jnp.arange(rows, dtype=jnp.int32), jnp.arange(width, dtype=jnp.int32)
+    # By comparing all with all: a running minimum is one of XLA's longest programs on TPU.
+    at_or_after = column >= column[:, None]
+    here = jnp.where(walk[:, None] & at_or_after, column, width).min(axis=-1)
+    first = here[:, 0]
+    below = jnp.where((first < width) & (line > line[:, None]), line, rows).min(axis=-1)
+    ahead = jnp.append(first, jnp.argmax(walk[0]).astype(jnp.int32))[below]  # after the last: the row's first again
+    block = jnp.where(here < width, here, ahead[:, None])
     return block if by_query else block.T

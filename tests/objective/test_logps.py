@@ -91,3 +91,9 @@ def test_response_logps_sums_by_slot_and_ignores_minus_one():
     total, count = response_logps(values, jnp.array([[1, -1, 1, 0]]), 3)
     np.testing.assert_array_equal(total, [-8.0, -5.0, 0.0])
     np.testing.assert_array_equal(count, [1.0, 2.0, 0.0])
+
+
+@pytest.mark.parametrize("n", [1, 127, 128, 129, 3072])
+def test_cumulative_sum_counts_what_is_at_or_before(n):
+    x = np.random.default_rng(n).random(n) < 0.3
+    np.testing.assert_array_equal(logps._cumulative_sum(jnp.asarray(x)), np.cumsum(x))
