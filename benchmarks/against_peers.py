@@ -2,7 +2,7 @@
 
     python benchmarks/against_peers.py                                            # 64 real MATH triangles, 192 pairs
     python benchmarks/against_peers.py --pairs=benchmarks/data/long_cot_pairs.jsonl.xz --row_length=4096 \
-        --trl_batch=1 --trl_length=4096 --peers=trl_live,trl_precomputed
+        --trl_batch=1 --trl_length=4096 --peers=trl_live,trl_precomputed --problems=8 --groups=8
 
 Makes an environment for each peer, pinned by benchmarks/peers/*.txt, under --cache (once, 3 GB). The model has 4 layers
 of width 256 and Qwen2.5's vocabulary of 151,936, float32; the tokenizer is Qwen2.5's. Everyone trains with AdamW and
@@ -10,10 +10,11 @@ pays for the reference's log-probs of the pairs that are counted: ours and TRL's
 Tunix in each step. What compiles or warms up is not counted.
 
 Ours trains on all pairs, as groups (or on the first `--steps` steps of them); a peer on `--peer_pairs` of them, drawn
-by a seed, in steps of its batch, the first of which is its warm-up. In each of `--rounds` ours runs before every peer
-and once more at the end, so that a busy machine slows all of them alike; ratios are given in wall time and in CPU time
-(user and system), which other work on the machine moves less. A peer that would need more memory than is free fails
-alone: it runs under a limit.
+by a seed, in steps of its batch, the first of which is its warm-up. With `--problems` all of them train on the pairs
+of the same problems, drawn by a seed: what counts where lengths differ much. In each of `--rounds` ours runs before
+every peer and once more at the end, so that a busy machine slows all of them alike; ratios are given in wall time and
+in CPU time (user and system), which other work on the machine moves less. A peer that would need more memory than is
+free fails alone: it runs under a limit.
 Prints a table, and one JSON line.
 """
 
@@ -45,6 +46,7 @@ PAIRS = flags.DEFINE_string("pairs", str(shipped.PAIRS), "Flat preference rows, 
 CACHE = flags.DEFINE_string("cache", "~/.cache/cogpo-jax/peers", "Where the peers' environments are kept.")
 WHICH = flags.DEFINE_list("peers", ",".join(PEERS), "Which peers, of the three.")
 ROUNDS = flags.DEFINE_integer("rounds", 1, "How often each runs.")
+PROBLEMS = flags.DEFINE_integer("problems", 0, "Only the pairs of so many problems, for ours and the peers; 0: all.")
 PEER_PAIRS = flags.DEFINE_integer("peer_pairs", 0, "Pairs that a peer trains on in each round; 0: all.")
 GROUPS = flags.DEFINE_integer("groups", 32, "Ours: groups per optimizer step.")
 STEPS = flags.DEFINE_integer("steps", 0, "Ours: optimizer steps; 0: all.")
@@ -98,9 +100,10 @@ def prepare(folder: Path) -> None:
     """Records for ours, flat pairs with the very same texts for the peers, tokenizer and model, all in `folder`."""
     if not Path(PAIRS.value).is_file():
         raise UserError(f"--pairs: {PAIRS.value}: no such file; give JSONL rows of prompt, chosen, rejected")
-    convert_pairs(
-        str(shipped.unpack(Path(PAIRS.value), folder / "given.jsonl")), str(folder / "records"), ConvertOptions()
-    )
+    given = shipped.unpack(Path(PAIRS.value), folder / "given.jsonl")
+    if PROBLEMS.value:
+        keep_problems(given, PROBLEMS.value)
+    convert_pairs(str(given), str(folder / "records"), ConvertOptions())
     plain = TextFormat(response="plain")
     rows = []
     for group in read_groups(folder / "records"):
@@ -115,6 +118,14 @@ def prepare(folder: Path) -> None:
     (folder / "model.json").write_text(json.dumps(_MODEL))
     # In a process of its own: this one never starts jax.
     subprocess.run([sys.executable, "-c", _MAKE_MODEL, folder / "model.json", folder / "hf", tokenizer], check=True)
+
+
+def keep_problems(file: Path, count: int) -> None:
+    """Leaves only the rows of `count` prompts in a file of flat rows."""
+    lines = file.read_text().splitlines(keepends=True)
+    prompts = [json.loads(line)["prompt"] for line in lines]
+    kept = set(random.Random(0).sample(sorted(set(prompts)), count))
+    file.write_text("".join(line for line, prompt in zip(lines, prompts, strict=True) if prompt in kept))
 
 
 def command(name: str, folder: Path) -> list[str]:
