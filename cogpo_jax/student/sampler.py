@@ -191,7 +191,7 @@ def _prefill_layer(
     """One layer over whole prompts: the residual stream after it, and its keys and values [B, K, width, dh]."""
     block, mesh = _student(config, rest, layer).layers, options.mesh
     positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-    q, k, v = block.self_attn.qkv(block.input_layernorm(x), rope_tables(config, positions))
+    q, k, v = block.self_attn.qkv(block.input_layernorm(x), rope_tables(config, positions), mesh)
     attended = attention(q, k, v, segment_ids, positions, backend=options.attention, mesh=mesh)
     return block.finish(x, attended, mesh), (_cached(k, mesh), _cached(v, mesh))
 
@@ -250,7 +250,7 @@ def _one_token(
     cache = []
     for layer, (keys, values) in zip(layers, state.cache, strict=True):
         block = _student(config, rest, layer).layers
-        q, k, v = block.self_attn.qkv(block.input_layernorm(x), rope)
+        q, k, v = block.self_attn.qkv(block.input_layernorm(x), rope, options.mesh)
         keys = jax.lax.dynamic_update_slice_in_dim(keys, _cached(k, options.mesh), slot, axis=2)
         values = jax.lax.dynamic_update_slice_in_dim(values, _cached(v, options.mesh), slot, axis=2)
         x = block.finish(x, _attend(q, keys, values, visible), options.mesh)

@@ -96,7 +96,7 @@ def test_another_rope_theta_is_seen(qwen3: tuple) -> None:
 def test_qk_norm_after_rope_is_seen(qwen3: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     config, params, tokens, expected = qwen3
 
-    def norm_after_rope(self: Any, x: jax.Array, rope: Any) -> Any:
+    def norm_after_rope(self: Any, x: jax.Array, rope: Any, mesh: Any) -> Any:
         q, k, v = (p(x).reshape(*x.shape[:2], -1, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
         q, k = student_model.apply_rope(q, *rope), student_model.apply_rope(k, *rope)
         return self.q_norm(q), self.k_norm(k), v

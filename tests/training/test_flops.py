@@ -34,10 +34,15 @@ TILES = 1.5  # key blocks of 128 that a query block of a row of 256 sees, on ave
 TILE_EXCESS = 3 * 128**2 / (LENGTH * (LENGTH + 1) / 2)
 
 
-def counted_flops(remat, sizes, backward=True):
+def counted_flops(remat, sizes, backward=True, attention="xla"):
     mesh = make_mesh(sizes, jax.devices()[: 8 if sizes else 1])
     settings = step.StepSettings(
-        STUDENT, ForwardOptions(remat=remat, mesh=mesh), "cogpo", PreferenceOptions(), CHUNK, 8
+        STUDENT,
+        ForwardOptions(attention=attention, remat=remat, mesh=mesh),
+        "cogpo",
+        PreferenceOptions(),
+        CHUNK,
+        8,
     )
     params = abstract_params(STUDENT)
     batch = {name: jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32) for name in step.ROW_FIELDS}
@@ -71,6 +76,13 @@ def test_the_gradient_with_dots_kept():
     needed = flops.model_flops(STUDENT, [LENGTH] * ROWS, ROWS * LENGTH, remat="dots")
     assert (found.layers, found.head) == (needed.layers, needed.head)
     assert found.attention == pytest.approx(needed.attention * TILE_EXCESS)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"fsdp": 8}], ids=str)
+def test_splash_counts_its_forward_kernel_once_where_dots_keeps_the_result(sizes):
+    """2 products forward, 3 and 4 in the two backward kernels; full remat runs the forward kernel twice."""
+    kept, again = (counted_flops(remat, sizes, attention="splash").attention for remat in ("dots", "full"))
+    assert kept / again == pytest.approx(9 / 11, rel=1e-3)  # and a row sum
 
 
 def test_the_forward_pass_alone():
