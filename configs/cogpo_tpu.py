@@ -7,9 +7,9 @@ The same command on every host (launch/tpu_pod.sh runs it there); again, and it 
 SFT run (configs/sft_tpu.py), or a Hugging Face folder. Sizes, slices and figures, by launch/compile_check.py:
 
     size  slice       peak of a chip's HBM   micro-step     fill   groups to fill
-    0.5b  v5e:4x4      2.3 of 15.75 GiB      2.0 PFLOP    93%     33
+    0.5b  v5e:4x4      2.2 of 15.75 GiB      2.0 PFLOP    93%     33
     1.5b  v5e:4x4      4.8 of 15.75 GiB      5.1 PFLOP    93%     33
-    3b    v5p:2x2x4    8.0 of 95.74 GiB      9.6 PFLOP    93%     33
+    3b    v5p:2x2x4    8.1 of 95.74 GiB      9.6 PFLOP    93%     33
     7b    v5p:2x2x4   15.8 of 95.74 GiB     18.6 PFLOP    93%     33
     14b   v5p:4x4x4   13.3 of 95.74 GiB     39.4 PFLOP    93%     33
 

@@ -4,7 +4,7 @@ TPU_VENV := .venv-tpu
 TPU := $(TPU_VENV)/.stamp
 
 .PHONY: test-tpu
-test-tpu: $(TPU)  ## our programs through the real TPU compiler (about 10 minutes on 2 idle cores)
+test-tpu: $(TPU)  ## our programs through the real TPU compiler (two minutes on 2 cores)
 	@PYTHONPATH=. $(TPU_VENV)/bin/python -m pytest -q tests_tpu $(ARGS)
 
 $(TPU_VENV)/bin/pip:

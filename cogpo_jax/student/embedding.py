@@ -47,8 +47,8 @@ def _local(table: Array, tokens: Array, dtype: str) -> Array:
 def _take_by_device(table: Array, tokens: Array, dtype: str) -> Array:
     """`_take` for tokens [devices, n]; its gradient adds up one device's tokens at a time.
 
-    XLA sorts the indices of a sum on TPU: 16 short sorts are less work than a long one, and the compiler, which unrolls
-    them, was done 3 s sooner.
+    XLA sorts the indices of a sum on TPU, and unrolls the sort: short ones are less work than one over all tokens, for
+    the chip and for the compiler.
     """
     return _take(table, tokens, dtype)
 

@@ -111,7 +111,7 @@ class SelfAttention(nnx.Module):
         return [p(x).reshape(*x.shape[:2], -1, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj)]
 
     def _joint(self, x: Array, mesh: Mesh | None) -> list[Array]:
-        """The three as one product: fewer exchanges, and the program is a fifth shorter.
+        """The three as one product: fewer exchanges, and a shorter program.
 
         The joint weight goes by key head, each with its query heads: `tensor` splits it where it splits the three.
         """

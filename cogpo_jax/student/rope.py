@@ -30,7 +30,7 @@ def rope_tables(config: StudentConfig, positions: Int[Array, "B T"]) -> tuple[Ar
     frequencies, factor = inverse_frequencies(config)
     angles = positions[..., None, None].astype(jnp.float32) * np.tile(frequencies, 2)
     sign = np.repeat(np.array([-1, 1], np.float32), config.head_dim // 2)
-    # Computed here, once: XLA would move sine and cosine, some 160,000 instructions of a TPU, into the layers' loops.
+    # Computed here, once: XLA would move sine and cosine, long programs on TPU, into the layers' forward and backward.
     return jax.lax.optimization_barrier((jnp.cos(angles) * factor, jnp.sin(angles) * factor * sign))
 
 

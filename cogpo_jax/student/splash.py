@@ -156,6 +156,6 @@ def _next_visited(visited: Bool[Array, "queries keys"], *, by_query: bool) -> In
     here = jnp.where(walk[:, None] & at_or_after, column, width).min(axis=-1)
     first = here[:, 0]
     below = jnp.where((first < width) & (line > line[:, None]), line, rows).min(axis=-1)
-    ahead = jnp.append(first, jnp.argmax(walk[0]).astype(jnp.int32))[below]  # after the last: the row's first again
+    ahead = jnp.append(first, jnp.argmax(walk[0]).astype(jnp.int32))[below]  # after the last: the first line's again
     block = jnp.where(here < width, here, ahead[:, None])
     return block if by_query else block.T
