@@ -1,5 +1,7 @@
 """A sample for a person to audit: a page with accept and reject, and the count of what was said, in the manifest."""
 
+import base64
+import hashlib
 import html
 import json
 from collections import Counter
@@ -33,7 +35,10 @@ def write_audit(workdir: str | Path, count: int) -> Path:
         raise UserError(f"audit: {workdir}: no finished problem with pairs in it; run CRV first")
     path = Path(workdir) / "audit.html"
     page = Path(__file__).with_name("audit_page.html").read_text(encoding="utf-8")
-    write_atomic(path, page.replace("<!--PROBLEMS-->", "\n".join(map(_problem, rows))))
+    script = page.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = page.replace("DIGEST", digest, 1).replace("<!--PROBLEMS-->", "\n".join(map(_problem, rows)))
+    write_atomic(path, page)
     return path
 
 

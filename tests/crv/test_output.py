@@ -1,5 +1,7 @@
 """What leaves CRV: balanced pairs, the authors' JSON, a Hugging Face folder."""
 
+import base64
+import hashlib
 import html
 import json
 import os
@@ -129,6 +131,14 @@ def test_a_strange_audit_is_refused(workdir, tmp_path, said, message):
     (tmp_path / "audit.json").write_text(said)
     with pytest.raises(UserError, match=message):
         take_audit(workdir, tmp_path / "audit.json")
+
+
+def test_no_script_but_the_audit_pages_own_can_run(workdir):
+    page = write_audit(workdir, 5).read_text()
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
 
 
 def test_a_texts_markup_stays_text():
