@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from cogpo_jax import cli
-from cogpo_jax.errors import RunError
+from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.tpu.topology import ENVIRONMENT
 
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "As compile_check's.")
@@ -51,6 +51,8 @@ def origins(hlo: str) -> dict[str, tuple[str, str]]:
 
 def main() -> int:
     """Compiles the program with the compiler's log on, and reads log and dump."""
+    if loose := [a for a in sys.argv[1:] if a.startswith("--config") and "=" not in a]:
+        raise UserError(f"{loose[0]}: give it as {loose[0]}=VALUE: it is handed on to compile_check")
     passed = [a for a in sys.argv[1:] if a.startswith("--config")] or ["--config=configs/cogpo_tpu.py:1.5b"]
     with tempfile.TemporaryDirectory() as dump:
         done = subprocess.run(

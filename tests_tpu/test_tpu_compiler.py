@@ -105,7 +105,7 @@ def test_offload_compiles_and_keeps_less():
 
 
 def test_the_micro_step_stays_short():
-    """Compile time is instructions: 3.35 million here. One long sort, or RoPE's tables in each layer, adds 0.2."""
+    """Compile time is instructions: 3.3 million here. One long sort, or RoPE's tables in each layer, adds 0.2."""
     done = subprocess.run(
         [
             *(sys.executable, "benchmarks/tpu_instructions.py", "--top=1", "--config=configs/cogpo_tpu.py:1.5b"),

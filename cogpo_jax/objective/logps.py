@@ -188,8 +188,8 @@ class _Compact:
         n = mask.size
         self._chunk = max(1, min(chunk, n))
         self.size = -(-n // self._chunk) * self._chunk
-        # Where each token goes: those that count first, order kept. Counting beats sorting the mask: the TPU compiler
-        # alone takes half a minute for a sort.
+        # Where each token goes: those that count first, order kept. Counting beats sorting the mask, as a
+        # sort is a long program on TPU.
         counts, index = mask.reshape(-1), jnp.arange(n, dtype=jnp.int32)
         ahead = _cumulative_sum(counts)
         count = ahead[-1]
