@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from cogpo_jax.errors import UserError
+from crv.verify.certificate import Certificate, certify, ladder
 from crv.verify.grade import UNKNOWN
 
 _WALL_FACTOR = 60.0  # a worker that uses no CPU time for so long is stuck
@@ -87,6 +89,24 @@ class AlgebraWorkers:
         except (TimeoutError, OSError, ValueError):
             return None
         return verdict, rule
+
+
+def grade_responses(
+    rows: Iterable[tuple[str, str, Sequence[str]]], workers: int = 2, seconds: float = 5.0, megabytes: int = 2048
+) -> list[Certificate]:
+    """Certificates of many (gold, response text, choices), in order; for callers without an event loop of their own.
+
+    `choices` are the options of a multiple-choice question in the order A, B, C, ... (gold is then a letter, and a
+    response may state the letter or the option's text); empty for a free answer. Hostile text is killed after `seconds`
+    of CPU time, and is "unknown".
+    """
+
+    async def run() -> list[Certificate]:
+        async with AlgebraWorkers(workers, seconds, megabytes) as algebra:
+            compare = ladder(algebra.compare)
+            return [await certify(gold, text, compare, choices) for gold, text, choices in rows]
+
+    return asyncio.run(run())
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
