@@ -22,8 +22,8 @@ from absl import flags
 from cogpo_jax import cli
 from cogpo_jax.student.attention import default_backend
 from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.decoding import Sampler
 from cogpo_jax.student.model import ForwardOptions, init_params
-from cogpo_jax.student.sampler import Sampler
 from cogpo_jax.student.weights import to_hf
 
 _CONFIG = flags.DEFINE_string("config", "configs/models/qwen2.5-0.5b.json", "config.json of the student.")

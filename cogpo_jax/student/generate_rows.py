@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from cogpo_jax.sharding import make_mesh
 from cogpo_jax.student import hf_folder
 from cogpo_jax.student.attention import default_backend
 from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.decoding import Sampler
 from cogpo_jax.student.model import ForwardOptions
-from cogpo_jax.student.sampler import Sampler
 from cogpo_jax.student.sampling import GREEDY, Sampling
 from cogpo_jax.student.weights import from_hf
 
@@ -54,8 +54,8 @@ def generate_file(model: str, source: str, output: str, options: GenerateOptions
     """
     total = check_rows(source, _FIELDS)
     tokenizer = text.load_tokenizer(model)
-    stops = stop_ids(Path(model), tokenizer, options)
-    config, sampler = _load(model, options)
+    stops = stop_ids(Path(model), tokenizer, options.text_format, options.stop)
+    config, sampler = load_sampler(model, options.compute_dtype, options.tensor, options.batch)
     room = config.max_position_embeddings - options.max_new_tokens
     started, done, tokens, too_long = time.monotonic(), 0, 0, 0
     with atomic_file(output) as out, Bar("generating", total) as bar:
@@ -73,22 +73,26 @@ def generate_file(model: str, source: str, output: str, options: GenerateOptions
     return {"rows": total, "generated": total - too_long, "too_long": too_long, "tokens": tokens, "seconds": seconds}
 
 
-def stop_ids(folder: Path, tokenizer: Any, options: GenerateOptions) -> list[int]:
-    """Ids that end a response: the text format's end token, the generation config's, and the ones asked for."""
+def stop_ids(folder: Path, tokenizer: Any, text_format: text.TextFormat, more: Sequence[str] = ()) -> list[int]:
+    """Ids that end a response: the text format's end token, the folder's own, and the tokens in `more`."""
     vocabulary = tokenizer.get_vocab()
-    for token in options.stop:
+    for token in more:
         if token not in vocabulary:
             raise UserError(f"--stop: {token!r}: not one token of this tokenizer")
-    ids = {vocabulary[token] for token in options.stop}
+    ids = {vocabulary[token] for token in more}
     ids |= set(hf_folder.as_list(hf_folder.generation_config(folder).get("eos_token_id")))
-    return sorted(ids | {text.end_token_id(tokenizer, options.text_format)})
+    return sorted(ids | {text.end_token_id(tokenizer, text_format)})
 
 
-def _load(model: str, options: GenerateOptions) -> tuple[StudentConfig, Sampler]:
-    compute = options.compute_dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    mesh = make_mesh({"fsdp": -1, "tensor": options.tensor})
+def load_sampler(model: str, compute_dtype: str = "", tensor: int = 1, slots: int = 8) -> tuple[StudentConfig, Sampler]:
+    """The student of a Hugging Face folder on all devices, ready to generate.
+
+    compute_dtype empty: float32 on a CPU, else bfloat16; tensor: devices that split heads; slots: rows at a time.
+    """
+    compute = compute_dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    mesh = make_mesh({"fsdp": -1, "tensor": tensor})
     config, _, params = from_hf(model, mesh, compute)
-    return config, Sampler(config, params, ForwardOptions(compute, default_backend(), "none", mesh))
+    return config, Sampler(config, params, ForwardOptions(compute, default_backend(), "none", mesh), slots)
 
 
 def _encode(tokenizer: Any, rows: list[dict[str, Any]], text_format: text.TextFormat) -> list[list[int]]:

@@ -17,8 +17,8 @@ from flax import nnx
 
 from cogpo_jax import text
 from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.decoding import Sampler
 from cogpo_jax.student.model import ForwardOptions, graphdef_of, init_params
-from cogpo_jax.student.sampler import Sampler
 from cogpo_jax.student.weights import to_hf
 from cogpo_jax.tokenizer import train_tokenizer
 

@@ -10,9 +10,9 @@ import pytest
 
 from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import make_mesh
-from cogpo_jax.student import sampler as sampler_module
+from cogpo_jax.student import decoding as sampler_module
+from cogpo_jax.student.decoding import Sampler
 from cogpo_jax.student.model import ForwardOptions
-from cogpo_jax.student.sampler import Sampler
 from cogpo_jax.student.sampling import Sampling, next_tokens, restrict, row_keys
 from cogpo_jax.student.weights import from_hf
 

@@ -8,7 +8,7 @@ step reads every weight once, and slicing a layer off the stack first would trip
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -46,9 +46,26 @@ class Sampler:
     Takes the nested dict of parameters (which it does not keep) and holds a copy of its own in the compute dtype.
     """
 
-    def __init__(self, config: StudentConfig, params: Any, options: ForwardOptions):
-        self._config, self._options = config, options
+    def __init__(self, config: StudentConfig, params: Any, options: ForwardOptions, slots: int = 8):
+        self._config, self._options, self._slots = config, options, slots
         self._rest, self._layers = unstack(config, params, options)
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_tokens: Sequence[int],
+        sampling: Sampling = GREEDY,
+        *,
+        seed: int = 0,
+        rows: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, Generated]]:
+        """(index into `prompts`, what it got) of each prompt, as they finish: in no order. See `generate`."""
+        numbers = range(len(prompts)) if rows is None else rows
+        for start in range(0, len(prompts), self._slots):
+            part = slice(start, start + self._slots)
+            some = self.generate(prompts[part], max_new_tokens, stop_tokens, sampling, seed=seed, rows=numbers[part])
+            yield from enumerate(some, start)
 
     def generate(
         self,
