@@ -85,7 +85,7 @@ def main() -> None:
     ours, theirs = [], []
     for _ in range(_RUNS.value):
         forget(url)
-        pool = _NotedPool(url, _MODEL.value, _TOKENIZER.value, options.pool["recordings"], concurrency=_IN_FLIGHT.value)
+        pool = _NotedPool(url, _MODEL.value, _TOKENIZER.value, options.pool.recordings, concurrency=_IN_FLIGHT.value)
         pool.caller.servers[0].limiter.limit = _IN_FLIGHT.value  # no ramp: the generator has none either
         with tempfile.TemporaryDirectory() as workdir:
             run(options, workdir, pool)

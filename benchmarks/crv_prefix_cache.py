@@ -51,7 +51,7 @@ def measure(
     config.pool.concurrency = in_flight
     options = Options.from_config(config)
     forget(url)
-    pool = ScriptedSglangPool(url, model, tokenizer, options.pool["recordings"], concurrency=in_flight)
+    pool = ScriptedSglangPool(url, model, tokenizer, options.pool.recordings, concurrency=in_flight)
     with tempfile.TemporaryDirectory() as workdir:
         summary = run(options, workdir, pool)
     trie = Trie()

@@ -6,9 +6,8 @@ from typing import Any
 
 import httpx
 
-from crv.pool.base import Answer, Request
+from crv.pool.base import Answer, RecordedPool, Request
 from crv.pool.http import HttpCaller
-from crv.pool.recorded import RecordedPool
 from crv.pool.sglang import SglangPool
 
 

@@ -6,26 +6,17 @@
 Ready when it prints {"url": ..., "workers": [...]}; then CRV's pool.url is that url. Stops cleanly on Ctrl-C.
 """
 
-import sys
-
 from ml_collections import config_dict
+
+from crv.options import default_config
+from crv.serve import ServeOptions
 
 
 def get_config() -> config_dict.ConfigDict:
-    """The config; every field has its unit or choices beside it."""
-    c = config_dict.ConfigDict()
-    c.model = ""  # a Hugging Face model folder, tokenizer included
-    c.served_name = "teacher"  # the name that CRV's pool.model gives
-    c.workers = 1  # servers
-    c.gpus_per_worker = 1  # tensor-parallel size; worker i takes the GPUs from i * this on; 0 = no GPUs
-    c.host = "127.0.0.1"  # address to listen on
+    """Every field at its default; crv/serve.py explains them."""
+    c = default_config(ServeOptions)
+    c.model = ""  # must be given
+    c.workers = 1
+    c.gpus_per_worker = 1
     c.port = 30000  # of the router; the workers take the ports after it
-    c.router_policy = "cache_aware"  # calls of one problem go where its prefix is cached
-    c.startup_seconds = 1800.0  # until every worker is healthy
-    c.output = "runs/pool"  # folder for pool.json and the logs
-    c.server_command = (sys.executable, "-m", "sglang.launch_server")
-    c.server_args = ("--enable-cache-report", "--enable-metrics", "--constrained-json-disable-any-whitespace")
-    c.router_command = (sys.executable, "-m", "sglang_router.launch_router")
-    c.router_args = ("--max-concurrent-requests", "4096", "--queue-size", "4096", "--request-timeout-secs", "1800")
-    c.environment = config_dict.ConfigDict()  # more environment variables
     return c

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from crv.pool.base import Answer, Request, Sampling
+from crv.options import Options
+from crv.pool.base import Answer, Request
 from crv.prompts import Prompt
 
 LABELS = ("easy", "medium", "hard")
@@ -62,14 +63,10 @@ def read_answer(ask: Ask[T], answer: Answer) -> T:
 
 @dataclass(frozen=True)
 class Agents:
-    """Builds the agents' requests. `models` and `samplings` are by agent, `""` holding the default."""
+    """Builds the agents' requests: prompts, and of the options models, sampling, seed and the student's words."""
 
     prompts: Mapping[str, Prompt]
-    models: Mapping[str, str]
-    samplings: Mapping[str, Sampling]
-    student: str
-    seed: int
-    brief: bool = False  # the verifier may only state the answer: cheap, but no thinking before it
+    options: Options
 
     def solve(self, problem: str, problem_id: str, attempt: int) -> Ask[str]:
         """A chain of thought for a problem that has none (or a wrong one)."""
@@ -77,7 +74,7 @@ class Agents:
 
     def critique(self, problem: str, cot: str, problem_id: str) -> Ask[Critique]:
         """easy, medium or hard for the student."""
-        inputs = {"problem": problem, "cot": cot, "student": self.student}
+        inputs = {"problem": problem, "cot": cot, "student": self.options.student}
         return Ask(self._request("critic", inputs, problem_id, 0, _CRITIC_SCHEMA), _read_critique)
 
     def rethink(
@@ -88,7 +85,7 @@ class Agents:
             "problem": problem,
             "answer": answer,
             "cot": cot,
-            "student": self.student,
+            "student": self.options.student,
             "reason": reason and f"\n{reason}",
         }
         agent = {"easy": "rethinker_expand", "hard": "rethinker_simplify"}[label]
@@ -97,7 +94,7 @@ class Agents:
     def resolve(self, problem: str, body: str, problem_id: str, attempt: int) -> Ask[str]:
         """The answer that a text without its final statement leads to, asked of a model that was not told it."""
         request = self._request("verifier", {"problem": problem, "cot": body}, problem_id, attempt)
-        return Ask(replace(request, regex=_STATEMENT) if self.brief else request, _read_text)
+        return Ask(replace(request, regex=_STATEMENT) if self.options.verifier.brief else request, _read_text)
 
     def corrupt(self, problem: str, answer: str, cot: str, problem_id: str, attempt: int) -> Ask[str]:
         """A plausible wrong version of `cot`."""
@@ -114,7 +111,7 @@ class Agents:
     ) -> Request:
         prompt = self.prompts[agent]
         # By content, so that equal questions have one seed; attempts differ by their number.
-        content = f"{self.seed}\0{agent}\0{attempt}\0{inputs['problem']}".encode()
+        content = f"{self.options.seed}\0{agent}\0{attempt}\0{inputs['problem']}".encode()
         seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "big") >> 1
         return Request(
             agent,
@@ -122,8 +119,8 @@ class Agents:
             attempt,
             prompt.digest,
             prompt.render(inputs),
-            self.models.get(agent) or self.models[""],
-            self.samplings.get(agent) or self.samplings[""],
+            self.options.pool_of(agent).model,
+            self.options.sampling_of(agent),
             schema,
             seed=seed,
             problem_id=problem_id,

@@ -12,20 +12,17 @@ from typing import Any
 from cogpo_jax.errors import UserError
 from cogpo_jax.records.repair import replace_surrogates
 from crv.agents import Agents
-from crv.also import write_also
-from crv.export import count_calls, export, gaps_of, outcome_row, summarise
-from crv.forecast import forecast
 from crv.intake import pending, remaining, rows_of_input, take_in
 from crv.ledger import Ledger
 from crv.loop import Outcome, run_problem
-from crv.meter import Meter
+from crv.monitor import Meter, shown
 from crv.options import Options, claim_workdir
-from crv.pool.agents import AgentPools
+from crv.output import export, gaps_of, outcome_row, write_also
 from crv.pool.base import Answer, Pool, PoolError, Request
-from crv.pool.recorded import RecordedPool
+from crv.pool.routing import open_pool
 from crv.problems import Problem, check_input, read_questions
-from crv.progress import shown
 from crv.prompts import Prompt, load_prompts
+from crv.summary import count_calls, forecast, summarise
 from crv.verify import grade
 from crv.verify.certificate import Compare, ladder
 from crv.verify.workers import AlgebraWorkers
@@ -57,21 +54,15 @@ def run(options: Options, workdir: str | Path, pool: Pool | None = None) -> dict
         raise UserError(f"pool: {error}") from error
 
 
-def open_pool(options: Options) -> Pool:
-    """The pool that the config names; one client for each server and model that some agent has of its own."""
-    if options.pool["kind"] == "recorded":
-        return RecordedPool(options.pool["recordings"])
-    return AgentPools(options)
-
-
 async def _run(options: Options, workdir: Path, pool: Pool, prompts: Mapping[str, Prompt]) -> dict[str, Any]:
+    grader = options.grader
     async with (
         Ledger(workdir / "ledger.sqlite") as ledger,
-        AlgebraWorkers(options.grader_workers, options.grader_seconds, options.grader_megabytes) as workers,
+        AlgebraWorkers(grader.workers, grader.seconds, grader.megabytes) as workers,
     ):
         _refresh(ledger, prompts)
         await asyncio.to_thread(take_in, ledger, options)
-        meter = Meter(remaining(ledger), ledger.counts("state"), options.pool["gpus"], pool.statistics)
+        meter = Meter(remaining(ledger), ledger.counts("state"), options.pool.gpus, pool.statistics)
         await _walk_all(ledger, options, pool, prompts, workers, meter)
         info = {
             "config": options.identity(),
@@ -80,7 +71,7 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Mapping[str
             **(summary := summarise(ledger)),
         }
         await asyncio.to_thread(export, ledger, options, workdir, info)
-        await asyncio.to_thread(write_also, workdir, options.also, options.beta)
+        await asyncio.to_thread(write_also, workdir, options.also, vars(options.beta))
         asked = sum(meter.calls.values())
         ahead = {"forecast": forecast(ledger, rows_of_input(ledger), meter.seconds, asked, meter.gpus)}
         return {
@@ -97,7 +88,7 @@ async def _walk_all(
     ledger: Ledger, options: Options, pool: Pool, prompts: Mapping[str, Prompt], workers: AlgebraWorkers, meter: Meter
 ) -> None:
     """Walks the pending problems, `problems_in_flight` together; the first error stops all."""
-    agents = Agents(prompts, options.models, options.samplings, options.student, options.seed, options.blind_brief)
+    agents = Agents(prompts, options)
     generate = _LedgerPool(ledger, pool, meter).generate
     compare = ladder(_recorded_compare(ledger, workers))
     problems, walking = pending(ledger, options), set[str]()

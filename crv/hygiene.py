@@ -8,11 +8,11 @@ import hashlib
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from crv.options import HygieneOptions
 from crv.problems import Problem
 
 # Words, numbers, LaTeX commands and single symbols; dollars and spaces say nothing.
@@ -21,21 +21,6 @@ _COMMANDS = re.compile(r"\\[A-Za-z]+|\[asy\].*?\[/asy\]", re.S)
 _SHINGLE, _PERMUTATIONS, _BANDS = 5, 128, 16
 _PRIME = np.uint64((1 << 61) - 1)
 _TEMPLATE_NGRAM = 8
-
-
-@dataclass(frozen=True)
-class HygieneOptions:
-    """What is mended and what is dropped; the shipped configs explain the fields. Everything off by default."""
-
-    repair: bool = False
-    duplicates: bool = False
-    near_duplicates: float = 0.0
-    against: tuple[str, ...] = ()
-    ngram: int = 8
-    template_share: float = 0.0
-    min_characters: int = 0
-    max_characters: int = 0
-    latin_share: float = 0.0
 
 
 class Decontaminator:

@@ -65,7 +65,10 @@ def remaining(ledger: Ledger) -> int:
 def pending(ledger: Ledger, options: Options) -> Iterator[Problem]:
     """This driver's problems without an outcome, in input order (a repeated row may come twice)."""
     for problem in _drawn(options, bytes.fromhex(ledger.meta("last_place") or "")):
-        mine = int.from_bytes(place_of(problem.problem_id)[:8], "big") % options.drivers == options.driver
+        mine = (
+            int.from_bytes(place_of(problem.problem_id)[:8], "big") % options.partition.drivers
+            == options.partition.driver
+        )
         if mine and not ledger.finished(problem.problem_id) and not ledger.dropped(problem.problem_id):
             yield problem
 

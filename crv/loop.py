@@ -143,7 +143,7 @@ async def _find_original(walk: _Walk) -> _Solution:
     """
     right, failure = None, "no_solution"
     wrong: list[_Solution] = []
-    for attempt in range(-1, walk.options.solver_attempts):
+    for attempt in range(-1, walk.options.solver.attempts):
         solution = await _solution(walk, attempt)
         if solution is None:
             continue
@@ -165,8 +165,8 @@ async def _find_original(walk: _Walk) -> _Solution:
 
 async def _solve_for_wrong(walk: _Walk) -> None:
     """Asks the solver until it goes wrong by itself: a natural mistake is worth more than a made one."""
-    first = walk.options.solver_attempts
-    for attempt in range(first, first + walk.options.solver_for_wrong):
+    first = walk.options.solver.attempts
+    for attempt in range(first, first + walk.options.solver.for_wrong):
         solution = await _solution(walk, attempt)
         if solution is None:
             continue
@@ -290,7 +290,7 @@ async def _verify_rewrite(walk: _Walk, rewrite: str, original: str) -> tuple[Cer
 async def _resolve_blind(walk: _Walk, cot: str, proof: Certificate) -> Certificate:
     """The certificate with its `blind` count: the answer is hidden, and the model must reach it k of n times."""
     asked = agreed = 0
-    needed, most = walk.options.blind_needed, walk.options.blind_asked
+    needed, most = walk.options.verifier.needed, walk.options.verifier.asked
     body = hide_final_answers(cot)
     while asked < most and agreed < needed and agreed + most - asked >= needed:
         text, _ = await walk.ask(walk.agents.resolve(walk.problem.problem, body, walk.problem.problem_id, asked))
@@ -306,7 +306,7 @@ async def _corrupt(walk: _Walk) -> None:
     problem = walk.problem
     suitable = next(response for response in walk.responses if response.kind == "suitable")
     source = suitable.text or f"{suitable.thought}\n{suitable.solution}"
-    for attempt in range(walk.options.corrupt_attempts):
+    for attempt in range(walk.options.corrupter.attempts):
         text, answer = await walk.ask(
             walk.agents.corrupt(problem.problem, problem.answer, source, problem.problem_id, attempt)
         )

@@ -1,138 +1,206 @@
-"""The config of a run, checked: every field, its type and its range, before any work."""
+"""The options of a CRV run, declared once: default, meaning, type and range of every field of its config.
 
+`default_config` makes the ConfigDict that a config file begins with; `Options.from_config` checks one. A new field or
+section is one line in a dataclass here.
+"""
+
+import dataclasses
 import json
+import types
+import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cogpo_jax.errors import UserError
-from crv.also import FORMATS
-from crv.hygiene import HygieneOptions
 from crv.pool.base import Sampling
 
-# Fields that may change between two starts of one run: they say where and how fast, not what.
-# Agents' own servers (agents.NAME.url) as well.
-_FREE = (
-    "pool.url",
-    "pool.concurrency",
-    "pool.timeout",
-    "pool.retries",
-    "pool.gpus",
-    "pool.api_key",
-    "problems_in_flight",
-    "metrics_port",
-    "grader.workers",
-)
+if TYPE_CHECKING:
+    from ml_collections import config_dict
+
+T = TypeVar("T")
+_ABSENT = object()
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    free: bool = False,
+) -> Any:
+    """A field: its default, what it means (with its unit), its range or choices.
+
+    `free`: it may change between two starts of one run, since it says where and how fast, not what comes out.
+    """
+    about = {"meaning": meaning, "low": low, "high": high, "choices": choices, "free": free}
+    make = (lambda: dict(default)) if isinstance(default, dict) else (lambda: default)
+    return dataclasses.field(default_factory=make, metadata=about)
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """Where answers come from."""
+
+    kind: str = option("recorded", "who answers", choices=("recorded", "sglang", "openai"))
+    url: str = option("", "base URL of the server or router, any path; of several workers, with commas", free=True)
+    recordings: str = option("", "recorded: the file of answers")
+    model: str = option("recorded", "the model's name, as the server lists it; part of every call's key")
+    tokenizer: str = option("", "tokenizer folder; sglang: renders the prompts, the server's own; openai: not needed")
+    weights: str = option("", "sglang: the weight version that the server must have; empty = any")
+    context: int = option(0, "tokens of context, prompt and answer; 0 = as the server says", low=0)
+    api_key: str = option("", "name of the environment variable that holds the key, never the key", free=True)
+    concurrency: int = option(64, "most requests in flight, to each URL", low=1, free=True)
+    timeout: float = option(600.0, "seconds a call may take", low=0.001, free=True)
+    retries: int = option(8, "times that a call is sent again while other calls succeed", low=0, free=True)
+    gpus: int = option(0, "behind the pool: for the count of GPU-hours", low=0, free=True)
+
+
+@dataclass(frozen=True)
+class AgentOptions:
+    """What one agent has of its own; None: as all."""
+
+    model: str | None = option(None, "its model's name")
+    url: str | None = option(None, "its server", free=True)
+    tokenizer: str | None = option(None, "its tokenizer folder")
+    temperature: float | None = option(None, "as sampling.temperature", low=0.0)
+    top_p: float | None = option(None, "as sampling.top_p", low=0.0, high=1.0)
+    max_tokens: int | None = option(None, "as sampling.max_tokens", low=1)
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How models are sampled."""
+
+    temperature: float = option(0.7, "0 = the likeliest token", low=0.0)
+    top_p: float = option(0.95, "nucleus", low=0.0, high=1.0)
+    max_tokens: int = option(4096, "most output tokens of a call", low=1)
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """Solutions asked for where the original is missing or wrong."""
+
+    attempts: int = option(1, "solutions, until one is right", low=0)
+    for_wrong: int = option(0, "further ones, until one is wrong: a natural mistake", low=0)
+
+
+@dataclass(frozen=True)
+class VerifierOptions:
+    """Blind re-solves: a rewrite must lead a model that was not told the answer to it."""
+
+    asked: int = option(1, "re-solves of a rewrite", low=1)
+    needed: int = option(1, "how many of them must reach the answer", low=1)
+    brief: bool = option(False, "the output may only be the final statement")
+
+
+@dataclass(frozen=True)
+class CorrupterOptions:
+    """Wrong texts made from right ones."""
+
+    attempts: int = option(1, "tries at a wrong text that is proved wrong", low=0)
+
+
+@dataclass(frozen=True)
+class HygieneOptions:
+    """What is mended and what is dropped before any call, counted by reason. Everything off by default."""
+
+    repair: bool = option(False, "text that lost its backslashes (a tab and `imes` for \\times) is mended, and counted")
+    duplicates: bool = option(False, "problems equal but for case, spaces and dollars: the first stays")
+    near_duplicates: float = option(
+        0.0, "Jaccard similarity of 5-gram shingles from which a problem is repeated; 0 = off", low=0.0, high=1.0
+    )
+    against: tuple[str, ...] = option(
+        (), "evaluation sets, as `input` or questions without answers: overlapping problems are dropped"
+    )
+    ngram: int = option(8, "tokens in a row that an overlapping problem shares (words, numbers, symbols)", low=1)
+    template_share: float = option(
+        0.0, "0.3 also finds the same question with other numbers (and more innocents); 0 = off", low=0.0, high=1.0
+    )
+    min_characters: int = option(0, "of a problem", low=0)
+    max_characters: int = option(0, "of a problem; 0 = no limit", low=0)
+    latin_share: float = option(0.0, "least share of Latin letters outside formulas; 0 = any script", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class BetaOptions:
+    """Only written into the authors' JSON."""
+
+    small: float = option(0.1, "of pairs with a small gap", low=1e-6)
+    medium: float = option(0.2, "of pairs with a medium gap", low=1e-6)
+    large: float = option(0.5, "of pairs with a large gap", low=1e-6)
+
+
+@dataclass(frozen=True)
+class PartitionOptions:
+    """Several drivers: each takes the problems whose hash modulo `drivers` is its number; --merge joins them."""
+
+    driver: int = option(0, "this driver's number", low=0)
+    drivers: int = option(1, "how many there are", low=1)
+
+
+@dataclass(frozen=True)
+class GraderOptions:
+    """Processes that compare answers by algebra."""
+
+    workers: int = option(1, "processes", low=1, free=True)
+    seconds: float = option(5.0, "CPU seconds a comparison", low=0.001)
+    megabytes: int = option(2048, "memory of a comparison", low=256)
+
+
+FORMATS = ("authors", "datasets", "array_record")
 
 
 @dataclass(frozen=True)
 class Options:
-    """A CRV run; the shipped configs explain the fields."""
+    """A CRV run."""
 
-    input: str
-    limit: int
-    sample: int
-    seed: int
-    student: str
-    prompts: str
-    max_rounds: int
-    recritique: bool
-    asks: int
-    solver_attempts: int
-    solver_for_wrong: int
-    judge: bool
-    corrupt_attempts: int
-    blind_asked: int
-    blind_needed: int
-    blind_brief: bool
-    balance: str
-    heldout: float
-    also: tuple[str, ...]
-    beta: Mapping[str, float]
-    shards: int
-    hygiene: HygieneOptions
-    driver: int
-    drivers: int
-    problems_in_flight: int
-    metrics_port: int
-    grader_workers: int
-    grader_seconds: float
-    grader_megabytes: int
-    pool: Mapping[str, Any]
-    models: Mapping[str, str]
-    samplings: Mapping[str, Sampling]
-    own: Mapping[str, Mapping[str, str]]  # agent -> its own model, url, tokenizer
+    input: str = option("", "JSONL file or hf:NAME[:SPLIT], see crv/problems.py")
+    limit: int = option(0, "problems from the start of the input; 0 = all", low=0)
+    sample: int = option(0, "a pilot: problems drawn from all of the input, with a forecast; 0 = off", low=0)
+    seed: int = option(0, "of sampling and of the held-out split")
+    student: str = option("a small language model", "for whom the critic judges, in the prompt's words")
+    prompts: str = option("default", "default | authors | a folder of prompt files")
+    pool: PoolOptions = PoolOptions()
+    sampling: SamplingOptions = SamplingOptions()
+    agents: Mapping[str, AgentOptions] = dataclasses.field(default_factory=dict)
+    max_rounds: int = option(3, "rethinks of a problem before it is dropped", low=1)
+    recritique: bool = option(False, "whether a rewrite must be judged medium again")
+    asks: int = option(3, "times a question is asked while its answer is unusable (cut off, empty, unparsable)", low=1)
+    solver: SolverOptions = SolverOptions()
+    judge: bool = option(False, "a model may call answers the same that no rule can compare (it never proves wrong)")
+    verifier: VerifierOptions = VerifierOptions()
+    corrupter: CorrupterOptions = CorrupterOptions()
+    hygiene: HygieneOptions = HygieneOptions()
+    heldout: float = option(50.0, "validation split: number of problems, or their share if below 1", low=0.0)
+    shards: int = option(2, "files a split", low=1)
+    balance: str = option(
+        "none", "training pairs of a gap with a longer and a shorter chosen", choices=("none", "weight", "drop")
+    )
+    also: tuple[str, ...] = option((), "further formats beside the records: authors, datasets, array_record")
+    beta: BetaOptions = BetaOptions()
+    partition: PartitionOptions = PartitionOptions()
+    metrics_port: int = option(0, "Prometheus reads http://127.0.0.1:PORT/metrics; 0 = off", low=0, free=True)
+    problems_in_flight: int = option(32, "problems walked at a time", low=1, free=True)
+    grader: GraderOptions = GraderOptions()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Options":
-        """Checks a config (of the shape of configs/crv_recorded.py); raises UserError."""
-        c = _Checked(config)
-        pool: dict[str, Any] = {
-            "kind": c.choice("pool.kind", ("recorded", "sglang", "openai")),
-            "url": c.text("pool.url"),
-            "recordings": c.text("pool.recordings"),
-            "model": c.text("pool.model"),
-            "tokenizer": c.text("pool.tokenizer"),
-            "weights": c.text("pool.weights"),
-            "context": c.integer("pool.context", 0),
-            "api_key": c.text("pool.api_key"),
-            "concurrency": c.integer("pool.concurrency", 1),
-            "timeout": c.number("pool.timeout", 0.001),
-            "retries": c.integer("pool.retries", 0),
-            "gpus": c.integer("pool.gpus", 0),
-        }
-        if pool["kind"] == "recorded" and not pool["recordings"]:
-            raise UserError("pool.recordings: empty: pool.kind recorded needs a file of recorded answers")
-        urls = [url.strip() for url in pool["url"].split(",")]
-        if pool["kind"] != "recorded" and not all(url.startswith(("http://", "https://")) for url in urls):
+        """Checks a config (of the shape of `default_config`); raises UserError naming the first bad field."""
+        options = read_config(cls, config)
+        _check_pool(options.pool)
+        if options.verifier.needed > options.verifier.asked:
             raise UserError(
-                f"pool.url: {pool['url']!r}: pool.kind {pool['kind']} needs a URL such as http://localhost:30000, or"
-                " several with commas between"
+                f"verifier.needed: {options.verifier.needed}: more than verifier.asked ({options.verifier.asked})"
             )
-        models, samplings, own = _agents(c)
-        options = cls(
-            input=c.text("input"),
-            limit=c.integer("limit", 0),
-            sample=c.integer("sample", 0),
-            seed=c.integer("seed", 0),
-            student=c.text("student"),
-            prompts=c.text("prompts"),
-            max_rounds=c.integer("max_rounds", 1),
-            recritique=c.flag("recritique"),
-            asks=c.integer("asks", 1),
-            solver_attempts=c.integer("solver.attempts", 0),
-            solver_for_wrong=c.integer("solver.for_wrong", 0),
-            judge=c.flag("judge"),
-            corrupt_attempts=c.integer("corrupter.attempts", 0),
-            blind_asked=c.integer("verifier.asked", 1),
-            blind_needed=c.integer("verifier.needed", 1),
-            blind_brief=c.flag("verifier.brief"),
-            balance=c.choice("balance", ("none", "weight", "drop")),
-            heldout=c.number("heldout", 0.0),
-            also=c.texts("also"),
-            beta={gap: c.number(f"beta.{gap}", 1e-6) for gap in ("small", "medium", "large")},
-            shards=c.integer("shards", 1),
-            hygiene=_hygiene(c),
-            driver=c.integer("partition.driver", 0),
-            drivers=c.integer("partition.drivers", 1),
-            metrics_port=c.integer("metrics_port", 0),
-            problems_in_flight=c.integer("problems_in_flight", 1),
-            grader_workers=c.integer("grader.workers", 1),
-            grader_seconds=c.number("grader.seconds", 0.001),
-            grader_megabytes=c.integer("grader.megabytes", 256),
-            pool=pool,
-            models=models,
-            samplings=samplings,
-            own=own,
-        )
-        c.refuse_unknown()
-        if options.blind_needed > options.blind_asked:
+        if options.partition.driver >= options.partition.drivers:
             raise UserError(
-                f"verifier.needed: {options.blind_needed}: more than verifier.asked ({options.blind_asked})"
+                f"partition.driver: {options.partition.driver}: must be below partition.drivers"
+                f" ({options.partition.drivers})"
             )
-        if options.driver >= options.drivers:
-            raise UserError(f"partition.driver: {options.driver}: must be below partition.drivers ({options.drivers})")
         for name in options.also:
             if name not in FORMATS:
                 raise UserError(f"also: {name!r}: must be {' or '.join(FORMATS)}")
@@ -140,15 +208,80 @@ class Options:
             raise UserError(f"heldout: {options.heldout}: a count is a whole number, a share is below 1")
         return options
 
+    def sampling_of(self, agent: str) -> Sampling:
+        """How an agent's model is sampled."""
+        own, common = self.agents.get(agent, AgentOptions()), self.sampling
+        return Sampling(
+            common.temperature if own.temperature is None else own.temperature,
+            common.top_p if own.top_p is None else own.top_p,
+            own.max_tokens or common.max_tokens,
+        )
+
+    def pool_of(self, agent: str) -> PoolOptions:
+        """Where an agent's answers come from: the pool, with what the agent has of its own."""
+        own = self.agents.get(agent, AgentOptions())
+        mine = {name: getattr(own, name) for name in ("model", "url", "tokenizer") if getattr(own, name) is not None}
+        return dataclasses.replace(self.pool, **mine)
+
     def identity(self) -> dict[str, Any]:
         """The fields that decide what comes out, flat, as JSON values: what a workdir belongs to."""
-        flat = json.loads(json.dumps(_flatten(asdict(self))))
-        flat = {name.replace("grader_", "grader."): value for name, value in flat.items()}
-        return {
-            name: value
-            for name, value in sorted(flat.items())
-            if name not in _FREE and not (name.startswith("own.") and name.endswith(".url"))
-        }
+        return {name: value for name, value in sorted(_flat(self)) if value is not None}
+
+
+def default_config(kind: type = Options) -> "config_dict.ConfigDict":
+    """A ConfigDict with every field of `kind` at its default; each agent has its fields, unset."""
+    from ml_collections import config_dict
+
+    config = config_dict.ConfigDict()
+    for field, hint in _fields(kind):
+        if dataclasses.is_dataclass(hint):
+            config[field.name] = default_config(typing.cast(type, hint))
+        elif _is_agents(hint):
+            config[field.name] = config_dict.ConfigDict({name: default_config(AgentOptions) for name in _agent_names()})
+        elif types.NoneType in (kinds := typing.get_args(hint)):
+            config[field.name] = config_dict.placeholder(kinds[0])
+        else:
+            value = _default(field)
+            config[field.name] = config_dict.ConfigDict(value) if isinstance(value, dict) else value
+    return config
+
+
+def meanings(kind: type = Options, prefix: str = "") -> dict[str, str]:
+    """Name of each field and section of a config -> what it means."""
+    told = {}
+    for field, hint in _fields(kind):
+        if dataclasses.is_dataclass(hint):
+            told[prefix + field.name] = (hint.__doc__ or "").partition("\n")[0]
+        else:
+            told[prefix + field.name] = field.metadata.get("meaning", "what an agent has of its own")
+        if choices := field.metadata.get("choices"):
+            told[prefix + field.name] += f": {' | '.join(choices)}"
+        if dataclasses.is_dataclass(hint):
+            told |= meanings(typing.cast(type, hint), f"{prefix}{field.name}.")
+        elif _is_agents(hint):
+            told |= {k: v for name in _agent_names() for k, v in meanings(AgentOptions, f"agents.{name}.").items()}
+    return told
+
+
+def read_config(kind: type[T], config: Mapping[str, Any], prefix: str = "") -> T:
+    """A dataclass of options from a config; a missing field has its default. UserError names the first bad field."""
+    rows = dict(config.to_dict() if hasattr(config, "to_dict") else config)
+    values: dict[str, Any] = {}
+    for field, hint in _fields(kind):
+        name, value = prefix + field.name, rows.pop(field.name, _ABSENT)
+        if dataclasses.is_dataclass(hint) or _is_agents(hint):
+            value = {} if value is _ABSENT else value
+            if not isinstance(value, Mapping):
+                raise UserError(f"{name}: {value!r}: must be a section with fields of its own")
+            is_agents = _is_agents(hint)
+            values[field.name] = (
+                _agents(value) if is_agents else read_config(typing.cast(type, hint), value, name + ".")
+            )
+        elif value is not _ABSENT:
+            values[field.name] = _checked(name, value, hint, field.metadata)
+    if rows:
+        raise UserError(f"{prefix}{min(rows, key=str)}: no such config field; see crv/options.py for the known ones")
+    return kind(**values)
 
 
 def claim_workdir(workdir: Path, options: Options) -> None:
@@ -163,124 +296,107 @@ def claim_workdir(workdir: Path, options: Options) -> None:
         theirs = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"workdir: {path}: not JSON ({error}); move the folder away, or give another one") from error
-    differing = [
-        f"{name} ({json.dumps(theirs.get(name))} there, {json.dumps(mine.get(name))} now)"
-        for name in sorted(mine.keys() | theirs.keys())
-        if mine.get(name) != theirs.get(name)
-    ]
-    if differing:
-        raise UserError(f"workdir: {workdir}: belongs to another config; differing: {', '.join(differing)}")
+    if differing := differences(theirs, mine):
+        told = (
+            f"{name} ({json.dumps(theirs.get(name))} there, {json.dumps(mine.get(name))} now)" for name in differing
+        )
+        raise UserError(f"workdir: {workdir}: belongs to another config; differing: {', '.join(told)}")
 
 
-def _agents(c: "_Checked") -> tuple[dict[str, str], dict[str, Sampling], dict[str, dict[str, str]]]:
-    """The default model and sampling under "", and those of the agents that have their own (`agents.NAME.field`)."""
+def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """The fields in which two identities differ; one that a config of an earlier version lacks has its default."""
+    defaults = Options().identity()
+    return sorted(
+        name
+        for name in theirs.keys() | mine.keys()
+        if theirs.get(name, defaults.get(name)) != mine.get(name, defaults.get(name))
+    )
+
+
+def _check_pool(pool: PoolOptions) -> None:
+    if pool.kind == "recorded":
+        if not pool.recordings:
+            raise UserError("pool.recordings: empty: pool.kind recorded needs a file of recorded answers")
+        return
+    if not all(url.strip().startswith(("http://", "https://")) for url in pool.url.split(",")):
+        raise UserError(
+            f"pool.url: {pool.url!r}: pool.kind {pool.kind} needs a URL such as http://localhost:30000, or several"
+            " with commas between"
+        )
+
+
+def _agent_names() -> tuple[str, ...]:
     from crv.prompts import AGENTS
 
-    own: dict[str, dict[str, str]] = {}
-    models, samplings = {"": c.text("pool.model")}, {"": _sampling(c, "sampling", Sampling())}
-    for agent in c.names("agents"):
-        if agent not in AGENTS:
-            raise UserError(f"agents.{agent}: no such agent; there are {', '.join(AGENTS)}")
-        own[agent] = {name: c.text(f"agents.{agent}.{name}") for name in _OWN if c.has(f"agents.{agent}.{name}")}
-        if "model" in own[agent]:
-            models[agent] = own[agent]["model"]
-        samplings[agent] = _sampling(c, f"agents.{agent}", samplings[""])
-    return models, samplings, {agent: fields for agent, fields in own.items() if fields}
+    return AGENTS
 
 
-def _hygiene(c: "_Checked") -> HygieneOptions:
-    options = HygieneOptions(
-        repair=c.flag("hygiene.repair"),
-        duplicates=c.flag("hygiene.duplicates"),
-        near_duplicates=c.number("hygiene.near_duplicates", 0.0),
-        against=c.texts("hygiene.against"),
-        ngram=c.integer("hygiene.ngram", 1),
-        template_share=c.number("hygiene.template_share", 0.0),
-        min_characters=c.integer("hygiene.min_characters", 0),
-        max_characters=c.integer("hygiene.max_characters", 0),
-        latin_share=c.number("hygiene.latin_share", 0.0),
-    )
-    for name in ("near_duplicates", "template_share", "latin_share"):
-        if getattr(options, name) > 1:
-            raise UserError(f"hygiene.{name}: {getattr(options, name)}: a share is at most 1 (0 = off)")
-    return options
+def _agents(config: Mapping[str, Any]) -> dict[str, AgentOptions]:
+    """The agents that have anything of their own."""
+    for name in config:
+        if name not in _agent_names():
+            raise UserError(f"agents.{name}: no such agent; there are {', '.join(_agent_names())}")
+    found = {name: read_config(AgentOptions, fields, f"agents.{name}.") for name, fields in sorted(config.items())}
+    return {name: own for name, own in found.items() if own != AgentOptions()}
 
 
-def _sampling(c: "_Checked", prefix: str, default: Sampling) -> Sampling:
-    return Sampling(
-        temperature=c.number(f"{prefix}.temperature", 0.0, default.temperature),
-        top_p=c.number(f"{prefix}.top_p", 0.0, default.top_p),
-        max_tokens=c.integer(f"{prefix}.max_tokens", 1, default.max_tokens),
-    )
+def _fields(kind: type) -> list[tuple["dataclasses.Field[Any]", Any]]:
+    hints = typing.get_type_hints(kind)
+    return [(field, hints[field.name]) for field in dataclasses.fields(typing.cast(Any, kind))]
 
 
-_OWN = ("model", "url", "tokenizer")
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-class _Checked:
-    """Typed reads of a nested config, remembering which fields were read."""
+def _is_agents(hint: Any) -> bool:
+    return bool(hint == Mapping[str, AgentOptions])
 
-    def __init__(self, config: Mapping[str, Any]):
-        self._flat = _flatten(config.to_dict() if hasattr(config, "to_dict") else dict(config))
-        self._read: set[str] = set()
 
-    def has(self, name: str) -> bool:
-        return name in self._flat
-
-    def names(self, prefix: str) -> list[str]:
-        return sorted({name.split(".")[1] for name in self._flat if name.startswith(prefix + ".")})
-
-    def refuse_unknown(self) -> None:
-        if unknown := sorted(self._flat.keys() - self._read):
-            raise UserError(f"{unknown[0]}: no such config field; see configs/crv_recorded.py for the known ones")
-
-    def text(self, name: str) -> str:
-        return self._get(name, str, "a text")
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        value = self._get(name, (tuple, list), "a tuple of texts")
-        if not all(isinstance(item, str) for item in value):
-            raise UserError(f"{name}: {value!r}: must be a tuple of texts")
-        return tuple(value)
-
-    def flag(self, name: str) -> bool:
-        return self._get(name, bool, "True or False")
-
-    def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        value = self.text(name)
-        if value not in choices:
-            raise UserError(f"{name}: {value!r}: must be {' or '.join(choices)}")
-        return value
-
-    def integer(self, name: str, low: int, default: int | None = None) -> int:
-        value = self._get(name, int, "a whole number", default)
-        if isinstance(value, bool) or value < low:
-            raise UserError(f"{name}: {value}: must be a whole number of at least {low}")
-        return value
-
-    def number(self, name: str, low: float, default: float | None = None) -> float:
-        value = self._get(name, (int, float), "a number", default)
-        if isinstance(value, bool) or not low <= value < float("inf"):
-            raise UserError(f"{name}: {value}: must be a number of at least {low}")
-        return float(value)
-
-    def _get(self, name: str, kind: Any, wanted: str, default: Any = None) -> Any:
-        if name not in self._flat:
-            if default is not None:
-                return default
-            raise UserError(f"{name}: missing from the config; must be {wanted}")
-        self._read.add(name)
-        value = self._flat[name]
-        if not isinstance(value, kind):
+def _checked(name: str, value: Any, hint: Any, about: Mapping[str, Any]) -> Any:
+    """The value of one field, of its type and in its range."""
+    if types.NoneType in typing.get_args(hint):
+        if value is None:
+            return None
+        hint = typing.get_args(hint)[0]
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise UserError(f"{name}: {value!r}: must be True or False")
+    elif hint in (int, float):
+        kinds = (int,) if hint is int else (int, float)
+        low, high = about["low"], about["high"]
+        wanted = "a whole number" if hint is int else "a number"
+        wanted += "" if low is None else f" of at least {low}"
+        wanted += "" if high is None else f" and at most {high}"
+        if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) < float("inf"):
             raise UserError(f"{name}: {value!r}: must be {wanted}")
-        return value
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise UserError(f"{name}: {value}: must be {wanted}")
+        value = hint(value)
+    elif hint == tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise UserError(f"{name}: {value!r}: must be a tuple of texts")
+        value = tuple(value)
+    elif typing.get_origin(hint) is Mapping or typing.get_origin(hint) is dict:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name}: {value!r}: must be a section of named values")
+        value = dict(value)
+    elif not isinstance(value, str):
+        raise UserError(f"{name}: {value!r}: must be a text")
+    if about["choices"] and value not in about["choices"]:
+        raise UserError(f"{name}: {value!r}: must be {' or '.join(about['choices'])}")
+    return value
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flatten(item, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = item
-    return flat
+def _flat(options: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """(name, JSON value) of the fields that are not free."""
+    rows: list[tuple[str, Any]] = []
+    for field in dataclasses.fields(options):
+        name, value = prefix + field.name, getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            rows += _flat(value, name + ".")
+        elif isinstance(value, Mapping) and field.name == "agents":
+            rows += [row for agent, own in value.items() for row in _flat(own, f"{name}.{agent}.")]
+        elif not field.metadata["free"]:
+            rows.append((name, json.loads(json.dumps(value))))
+    return rows

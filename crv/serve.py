@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,7 @@ import httpx
 
 from cogpo_jax.atomic import write_json
 from cogpo_jax.errors import UserError
+from crv.options import option, read_config
 
 _POLL_SECONDS = 1.0
 _PROBE_EVERY, _PROBE_SECONDS, _PROBES_LOST = 5.0, 20.0, 6  # a worker that hangs for two minutes is replaced
@@ -25,39 +26,33 @@ _LONGEST_PAUSE = 60.0  # before a worker that keeps dying is started again
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What to serve; configs/serve_pool.py explains the fields."""
+    """What to serve."""
 
-    model: str
-    served_name: str
-    workers: int
-    gpus_per_worker: int
-    host: str
-    port: int
-    router_policy: str
-    startup_seconds: float
-    output: str
-    server_command: tuple[str, ...]
-    server_args: tuple[str, ...]
-    router_command: tuple[str, ...]
-    router_args: tuple[str, ...]
-    environment: dict[str, str]
+    model: str = option("", "a Hugging Face model folder, tokenizer included")
+    served_name: str = option("teacher", "the name that CRV's pool.model gives")
+    workers: int = option(1, "servers", low=1)
+    gpus_per_worker: int = option(1, "tensor-parallel size; worker i takes GPUs from i * this on; 0 = no GPUs", low=0)
+    host: str = option("127.0.0.1", "address to listen on")
+    port: int = option(30000, "of the router; the workers take the ports after it", low=1)
+    router_policy: str = option("cache_aware", "calls of one problem go where its prefix is cached")
+    startup_seconds: float = option(1800.0, "until every worker is healthy", low=1.0)
+    output: str = option("runs/pool", "folder for pool.json and the logs")
+    server_command: tuple[str, ...] = option((sys.executable, "-m", "sglang.launch_server"), "starts a worker")
+    server_args: tuple[str, ...] = option(
+        ("--enable-cache-report", "--enable-metrics", "--constrained-json-disable-any-whitespace"), "of each worker"
+    )
+    router_command: tuple[str, ...] = option((sys.executable, "-m", "sglang_router.launch_router"), "starts the router")
+    router_args: tuple[str, ...] = option(
+        ("--max-concurrent-requests", "4096", "--queue-size", "4096", "--request-timeout-secs", "1800"), "of the router"
+    )
+    environment: Mapping[str, str] = option({}, "more environment variables")
 
     @classmethod
     def from_config(cls, config: Any) -> "ServeOptions":
         """Checks a config of the shape of configs/serve_pool.py; raises UserError."""
-        values = config.to_dict()
-        unknown = values.keys() - cls.__dataclass_fields__.keys()
-        missing = cls.__dataclass_fields__.keys() - values.keys()
-        if unknown or missing:
-            raise UserError(f"config: {sorted(unknown or missing)[0]}: {'no such field' if unknown else 'missing'}")
-        values = {name: tuple(map(str, v)) if isinstance(v, list | tuple) else v for name, v in values.items()}
-        options = cls(**values)
-        if not Path(options.model).is_dir():
+        options = read_config(cls, config)
+        if not options.model or not Path(options.model).is_dir():
             raise UserError(f"model: {options.model!r}: no such folder; give a Hugging Face model folder")
-        for name in ("workers", "gpus_per_worker", "port"):
-            low = 0 if name == "gpus_per_worker" else 1
-            if not isinstance(values[name], int) or values[name] < low:
-                raise UserError(f"{name}: {values[name]!r}: must be a whole number of at least {low}")
         return options
 
 

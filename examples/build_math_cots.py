@@ -239,7 +239,7 @@ def main() -> None:
     graded = asyncio.run(grade_all(RAW.value, AutoTokenizer.from_pretrained(TOKENIZER.value)))
     recordings: dict[str, dict[str, Any]] = {}
     problems, ends = [], Counter()
-    agents = Agents(load_prompts(options.prompts), options.models, options.samplings, options.student, options.seed)
+    agents = Agents(load_prompts(options.prompts), options)
     for case in choose(graded, random.Random(options.seed)):
         row = case.row
         problem = Problem(

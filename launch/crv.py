@@ -29,11 +29,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the ledger and the r
 
 def main() -> None:
     """Runs or resumes CRV, joins ledgers, tells a problem's story, or makes and takes an audit."""
-    from crv.audit import take_audit, write_audit
     from crv.driver import run
-    from crv.merge import merge
+    from crv.ledger import merge
     from crv.options import Options
-    from crv.why import why
+    from crv.review import take_audit, why, write_audit
 
     if _WHY.value is not None:
         print(why(_WORKDIR.value, _WHY.value))

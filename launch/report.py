@@ -21,7 +21,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.report.heldout import heldout_table
 from cogpo_jax.report.page import build_page
 from cogpo_jax.report.run_files import read_data, read_training
-from crv.overview import SHOWN, read_overview
+from crv.review import SHOWN, read_overview
 
 _DATA = flags.DEFINE_string("data", None, "Folder of records: of launch/crv.py (its workdir), or of any conversion.")
 _PROBLEMS = flags.DEFINE_integer("problems", SHOWN, "At most so many problems of CRV's ledger in the page.", 0)

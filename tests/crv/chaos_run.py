@@ -6,12 +6,12 @@ from pathlib import Path
 
 from crv.driver import run
 from crv.options import Options
-from crv.pool.agents import AgentPools
+from crv.pool.routing import RoutedPool
 
 ROOT = Path(__file__).parents[2]
 
 
-class LoggedPools(AgentPools):
+class LoggedPools(RoutedPool):
     """The real HTTP client; each request is noted when it is first sent."""
 
     def __init__(self, options, log):

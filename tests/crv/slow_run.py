@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crv.driver import run
 from crv.options import Options
-from crv.pool.recorded import RecordedPool
+from crv.pool.base import RecordedPool
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,4 +40,4 @@ def options(limit=40):
 if __name__ == "__main__":
     os.chdir(ROOT)
     workdir, seconds, log = sys.argv[1:]
-    run(options(), workdir, SlowPool(options().pool["recordings"], float(seconds), log))
+    run(options(), workdir, SlowPool(options().pool.recordings, float(seconds), log))

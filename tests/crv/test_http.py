@@ -8,9 +8,8 @@ import pytest
 
 from cogpo_jax.errors import UserError
 from crv.pool import http
-from crv.pool.aimd import Limiter
 from crv.pool.base import FAILED, PROMPT_TOO_LONG, PoolError, Request
-from crv.pool.http import HttpCaller, RefusedError
+from crv.pool.http import HttpCaller, Limiter, RefusedError
 from crv.pool.openai import OpenAIPool
 
 REQUEST = Request("critic", {"problem": "p"}, 0, "t", (("user", "p"),), "m", schema='{"type": "object"}', seed=7)

@@ -10,8 +10,8 @@ import pytest
 
 from crv.agents import Agents
 from crv.loop import run_problem
-from crv.options import Options
-from crv.pairs import make_group
+from crv.options import Options, SolverOptions, VerifierOptions
+from crv.output import make_group
 from crv.pool.base import Answer
 from crv.problems import Problem
 from crv.prompts import load_prompts
@@ -47,7 +47,7 @@ async def _compare(gold, answer):
 
 def walk(pool, problem=PROBLEM, **changes):
     options = replace(OPTIONS, **changes)
-    agents = Agents(load_prompts("default"), options.models, options.samplings, options.student, options.seed)
+    agents = Agents(load_prompts("default"), options)
     return asyncio.run(run_problem(problem, agents, pool.generate, _compare, options))
 
 
@@ -82,27 +82,27 @@ def test_a_medium_original_gives_only_the_large_pair():
 
 def test_a_wrong_original_is_never_rewritten():
     problem = replace(PROBLEM, cot=WRONG)
-    outcome = walk(ScriptedPool(), problem, solver_attempts=0)
+    outcome = walk(ScriptedPool(), problem, solver=SolverOptions(0))
     assert (outcome.state, outcome.reason) == ("dropped", "original_wrong")
     assert kinds(outcome) == {"original": "incorrect"}
 
 
 def test_a_wrong_original_serves_as_the_wrong_text_of_a_solver_who_is_right():
     pool = ScriptedPool(solver=[PROBLEM.cot], critic=[label("easy")], rethinker_expand=[RIGHT], verifier=[BLIND])
-    outcome = walk(pool, replace(PROBLEM, cot=WRONG), solver_attempts=1)
+    outcome = walk(pool, replace(PROBLEM, cot=WRONG), solver=SolverOptions(1))
     assert kinds(outcome) == {"original": "incorrect", "solver-0": "easy", "rewrite-1": "suitable"}
     assert "corrupter" not in pool.count
 
 
 def test_a_problem_without_a_chain_of_thought_is_solved_first():
     pool = ScriptedPool(solver=[RIGHT], critic=[label("medium")], corrupter=[WRONG])
-    outcome = walk(pool, replace(PROBLEM, cot=""), solver_attempts=1)
+    outcome = walk(pool, replace(PROBLEM, cot=""), solver=SolverOptions(1))
     assert kinds(outcome) == {"solver-0": "suitable", "wrong-0": "incorrect"}
 
 
 def test_a_gold_answer_that_independent_solutions_outvote_proves_nothing():
     pool = ScriptedPool(solver=["Add them all up carefully. The answer is 36"])
-    outcome = walk(pool, replace(PROBLEM, cot=WRONG), solver_attempts=1)
+    outcome = walk(pool, replace(PROBLEM, cot=WRONG), solver=SolverOptions(1))
     assert (outcome.state, outcome.reason) == ("dropped", "gold_outvoted")
     assert set(kinds(outcome).values()) == {"unknown"}
 
@@ -138,7 +138,7 @@ def test_unfit_rewrites_are_refused(rewrite, reason):
 
 def test_a_rewrite_must_lead_to_the_answer_without_being_told():
     pool = ScriptedPool(critic=[label("easy")], rethinker_expand=[RIGHT], verifier=["\\boxed{41}", "\\boxed{40}"])
-    outcome = walk(pool, max_rounds=1, blind_asked=3, blind_needed=2)
+    outcome = walk(pool, max_rounds=1, verifier=VerifierOptions(3, 2))
     assert outcome.reason == "rewrite_not_reaching_answer"
     assert pool.count["verifier"] == 2, "two misses of three: two agreements are out of reach"
     shown = next(request for request in pool.asked if request.agent == "verifier")
@@ -150,7 +150,7 @@ def test_k_of_n_blind_solves_are_enough():
     pool = ScriptedPool(
         critic=[label("easy")], rethinker_expand=[RIGHT], verifier=["\\boxed{41}", BLIND, BLIND], corrupter=[WRONG]
     )
-    outcome = walk(pool, blind_asked=3, blind_needed=2)
+    outcome = walk(pool, verifier=VerifierOptions(3, 2))
     proof = next(r.certificate for r in outcome.responses if r.kind == "suitable")
     assert '"blind": [2, 3]' in proof
 
@@ -228,7 +228,7 @@ def test_all_agents_of_a_text_share_their_prompts_beginning():
 
 def test_the_solver_may_be_asked_for_natural_mistakes_before_any_is_made():
     pool = ScriptedPool(critic=[label("medium")], solver=[RIGHT, WRONG])
-    outcome = walk(pool, solver_attempts=0, solver_for_wrong=3)
+    outcome = walk(pool, solver=SolverOptions(0, 3))
     assert kinds(outcome) == {"original": "suitable", "solver-1": "incorrect"}
     assert "corrupter" not in pool.count
 
@@ -239,11 +239,11 @@ def test_the_judge_may_say_the_same_but_never_wrong():
     outcome = walk(same, worded, judge=True)
     assert kinds(outcome) == {"original": "suitable", "wrong-0": "incorrect"}
     assert "judge" in outcome.responses[0].certificate
-    different = walk(ScriptedPool(judge=['{"verdict": "different"}']), worded, judge=True, solver_attempts=0)
+    different = walk(ScriptedPool(judge=['{"verdict": "different"}']), worded, judge=True, solver=SolverOptions(0))
     assert (different.reason, different.responses) == ("original_unknown", ())
-    assert walk(ScriptedPool(), worded, solver_attempts=0).reason == "original_unknown", "no judge unless allowed"
+    assert walk(ScriptedPool(), worded, solver=SolverOptions(0)).reason == "original_unknown", "no judge unless allowed"
 
 
 def test_no_judge_for_an_answer_that_is_taken_back():
     wavering = replace(PROBLEM, cot="It makes 42. The answer is 42. But wait, that is wrong.")
-    assert walk(ScriptedPool(), wavering, judge=True, solver_attempts=0).reason == "original_unknown"
+    assert walk(ScriptedPool(), wavering, judge=True, solver=SolverOptions(0)).reason == "original_unknown"

@@ -17,10 +17,10 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.records import Group, Pair, Response, read_groups, read_sft, splits, validate_group
 from cogpo_jax.records.schema import decode_sft
 from crv import audit
-from crv.audit import take_audit, write_audit
-from crv.balance import balanced, chosen_is_longer, count_directions
 from crv.driver import run
+from crv.output import balanced, chosen_is_longer, count_directions
 from crv.problems import read_problems
+from crv.review import take_audit, write_audit
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

@@ -16,10 +16,11 @@ import pytest
 from cogpo_jax.errors import UserError
 from cogpo_jax.records import read_groups, read_sft, splits
 from crv.driver import run
-from crv.forecast import findings
-from crv.merge import merge
+from crv.ledger import merge
+from crv.options import PartitionOptions
 from crv.pool.base import PoolError
-from crv.why import why
+from crv.review import why
+from crv.summary import findings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -82,7 +83,7 @@ def test_a_second_start_asks_nothing_and_writes_the_same_bytes(undisturbed):
 
 def test_order_and_number_in_flight_do_not_show(undisturbed, tmp_path):
     for i, at_a_time in enumerate((2, 17)):
-        pool = SlowPool(options().pool["recordings"], 0.01, tmp_path / "log")
+        pool = SlowPool(options().pool.recordings, 0.01, tmp_path / "log")
         run(replace(options(), problems_in_flight=at_a_time), tmp_path / str(i), pool)
         assert digests(tmp_path / str(i)) == digests(undisturbed[0])
 
@@ -115,7 +116,7 @@ def test_a_request_without_a_recording_stops_the_run_and_is_named(tmp_path):
     recordings = map(json.loads, Path("examples/math_cots/recordings.jsonl").read_text().splitlines())
     lines = (json.dumps(row) + "\n" for row in recordings if row["agent"] != "verifier")
     (tmp_path / "some.jsonl").write_text("".join(lines))
-    changed = replace(options(), pool={**options().pool, "recordings": str(tmp_path / "some.jsonl")})
+    changed = replace(options(), pool=replace(options().pool, recordings=str(tmp_path / "some.jsonl")))
     with pytest.raises(UserError, match=r"no recording of verifier for problem math_train/\d+"):
         run(changed, tmp_path / "run")
 
@@ -127,7 +128,7 @@ def test_a_workdir_of_another_config_is_refused_by_the_names_of_the_fields(undis
 
 
 def test_where_the_pool_is_may_change(undisturbed):
-    moved = replace(options(), pool={**options().pool, "url": "http://elsewhere:1"}, problems_in_flight=3)
+    moved = replace(options(), pool=replace(options().pool, url="http://elsewhere:1"), problems_in_flight=3)
     assert run(moved, undisturbed[0])["asked_now"] == 0
 
 
@@ -139,7 +140,7 @@ def test_a_changed_prompt_asks_only_what_depends_on_it(undisturbed, tmp_path):
     critic = tmp_path / "critic.txt"
     critic.write_text(critic.read_text() + "\nBe strict.")
     log = tmp_path / "log"
-    again = run(replace(options(), prompts=str(tmp_path)), workdir, SlowPool(options().pool["recordings"], 0, log))
+    again = run(replace(options(), prompts=str(tmp_path)), workdir, SlowPool(options().pool.recordings, 0, log))
     critiques = undisturbed[1]["calls"]["critic"]["calls"]
     assert again["asked_now"] == critiques
     assert again["pairs"] == undisturbed[1]["pairs"]
@@ -164,7 +165,7 @@ def test_a_ledger_of_a_newer_version_is_refused(tmp_path):
 
 def test_drivers_that_share_the_problems_write_the_bytes_of_one(undisturbed, tmp_path):
     parts = [tmp_path / str(i) for i in range(3)]
-    summaries = [run(replace(options(), driver=i, drivers=3), part) for i, part in enumerate(parts)]
+    summaries = [run(replace(options(), partition=PartitionOptions(i, 3)), part) for i, part in enumerate(parts)]
     assert sum(summary["problems"]["total"] for summary in summaries) == 40
     assert all(summary["problems"]["total"] > 4 for summary in summaries)
     assert merge(parts, tmp_path / "all", options())["outcomes"] == 40

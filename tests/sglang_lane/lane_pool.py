@@ -27,6 +27,7 @@ from cogpo_jax.errors import UserError  # noqa: E402
 from cogpo_jax.records import read_groups  # noqa: E402
 from crv.agents import LABELS, Agents, read_answer  # noqa: E402
 from crv.driver import run  # noqa: E402
+from crv.options import VerifierOptions  # noqa: E402
 from crv.pool.base import PROMPT_TOO_LONG  # noqa: E402
 from crv.pool.http import HttpCaller  # noqa: E402
 from crv.pool.openai import OpenAIPool  # noqa: E402
@@ -82,7 +83,7 @@ def url(pool_folder):
 
 
 def scripted(url, model, **changes):
-    return ScriptedSglangPool(url, "student", str(model), recorded_options().pool["recordings"], **changes)
+    return ScriptedSglangPool(url, "student", str(model), recorded_options().pool.recordings, **changes)
 
 
 def real(url, model, context=0):
@@ -91,8 +92,9 @@ def real(url, model, context=0):
 
 def agents(max_tokens=1200):
     o = recorded_options()
-    samplings = {"": replace(o.samplings[""], max_tokens=max_tokens)}
-    return Agents(load_prompts("default"), {"": "student"}, samplings, o.student, 0, brief=True)
+    sampling, pool = replace(o.sampling, max_tokens=max_tokens), replace(o.pool, model="student")
+    o = replace(o, sampling=sampling, pool=pool, verifier=VerifierOptions(1, 1, True))
+    return Agents(load_prompts("default"), o)
 
 
 def ask_all(pool, asks):
@@ -221,7 +223,7 @@ def test_a_worker_killed_under_load_costs_no_answer(pool_folder, url, model, tmp
                 os.killpg(victim["pid"], signal.SIGKILL)
             return answer
 
-    pool = Killing(url, "student", str(model), options.pool["recordings"], concurrency=32)
+    pool = Killing(url, "student", str(model), options.pool.recordings, concurrency=32)
     summary = run(options, tmp_path / "real", pool)
     recorded = run(options, tmp_path / "recorded")
     assert texts(tmp_path / "real") == texts(tmp_path / "recorded"), "no call was lost"

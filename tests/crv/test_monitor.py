@@ -4,9 +4,8 @@ import asyncio
 
 import httpx
 
-from crv.meter import Meter
+from crv.monitor import Meter, shown
 from crv.pool.base import Answer
-from crv.progress import shown
 
 
 def busy():

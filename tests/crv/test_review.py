@@ -16,7 +16,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.report.page import build_page
 from crv.driver import run
 from crv.ledger import Ledger
-from crv.overview import read_overview
+from crv.review import read_overview
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "benchmarks")]
