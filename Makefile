@@ -18,7 +18,7 @@ help:  ## this list
 venv: $(DEV)  ## .venv with everything the tests need (torch on the CPU included)
 
 quickstart: $(ANY)  ## the whole loop on the shipped problems, into runs/quickstart
-	@$(PY) launch/quickstart.py
+	@$(PY) -m cogpo_jax quickstart
 
 test: $(DEV)  ## the tests, on the CPU
 	@$(PY) -m pytest -q -n 2 $(ARGS)

@@ -29,7 +29,7 @@ _TOKENIZER = flags.DEFINE_string("tokenizer", None, "The served model's folder."
 _PROBLEMS = flags.DEFINE_integer("problems", 40, "How many of the shipped problems.")
 _IN_FLIGHT = flags.DEFINE_integer("in_flight", 16, "Calls in flight, on both sides.")
 _RUNS = flags.DEFINE_integer("runs", 5, "Runs of each.")
-_CONFIG = cli.define_config("configs/crv_recorded.py")
+_CONFIG = cli.define_config("crv_recorded")
 
 Finished = list[tuple[float, int]]  # (when, output tokens) of each answer
 

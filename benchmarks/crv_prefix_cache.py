@@ -23,7 +23,7 @@ _MODEL = flags.DEFINE_string("model", "student", "The served model's name.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "The served model's folder.", required=True)
 _PROBLEMS = flags.DEFINE_integer("problems", 100, "How many of the shipped problems.")
 _IN_FLIGHT = flags.DEFINE_integer("in_flight", 8, "Problems walked at a time.")
-_CONFIG = cli.define_config("configs/crv_recorded.py")
+_CONFIG = cli.define_config("crv_recorded")
 
 
 class Trie:

@@ -23,7 +23,7 @@ from crv.options import Options
 
 _PROBLEMS = flags.DEFINE_integer("problems", 10_000, "How many.")
 _IN_FLIGHT = flags.DEFINE_integer("in_flight", 512, "Problems walked at a time.")
-_CONFIG = cli.define_config("configs/crv_recorded.py")
+_CONFIG = cli.define_config("crv_recorded")
 
 
 class _TimedPool(SyntheticPool):

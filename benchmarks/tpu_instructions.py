@@ -25,7 +25,7 @@ from cogpo_jax.tpu.topology import ENVIRONMENT
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "As compile_check's.")
 PROGRAM = flags.DEFINE_enum("program", "micro-step", ["micro-step", "apply", "reference"], "Which program.")
 TOP = flags.DEFINE_integer("top", 40, "How many kernels to print.")
-cli.define_config("configs/cogpo_tpu.py:1.5b")  # for --help and to check it; compile_check reads it itself
+cli.define_config("cogpo_tpu:1.5b")  # for --help and to check it; compile_check reads it itself
 
 ROOT = Path(__file__).parents[1]
 LOGGING = {"TPU_STDERR_LOG_LEVEL": "0", "TPU_MIN_LOG_LEVEL": "0", "TPU_VMODULE": "*deepsea_compiler*=1"}

@@ -1,5 +1,7 @@
-"""How every command starts: absl flags, an ml_collections config, one-line errors, exit codes 0 / 1 / 2."""
+"""How every command starts: `cogpo COMMAND`, absl flags, a config by name, one-line errors, exit codes 0 / 1 / 2."""
 
+import difflib
+import importlib
 import os
 import re
 import sys
@@ -9,28 +11,75 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
+from cogpo_jax import __version__, config_files
 from cogpo_jax.errors import RunError, UserError
 
+Main = Callable[..., int | None]
+
+# Each function defines the command's flags when it is called, and returns what runs once they are parsed.
+COMMANDS = {
+    "quickstart": "cogpo_jax.commands.project:quickstart",
+    "configs": "cogpo_jax.commands.project:configs",
+    "crv": "cogpo_jax.commands.data:crv",
+    "serve-pool": "cogpo_jax.commands.data:serve_pool",
+    "convert": "cogpo_jax.commands.data:convert",
+    "train-tokenizer": "cogpo_jax.commands.data:train_tokenizer",
+    "train": "cogpo_jax.commands.student:train",
+    "compile-check": "cogpo_jax.commands.student:compile_check",
+    "export": "cogpo_jax.commands.student:export",
+    "compare-hf": "cogpo_jax.commands.student:compare_hf",
+    "score": "cogpo_jax.commands.student:score",
+    "generate": "cogpo_jax.commands.student:generate",
+    "report": "cogpo_jax.commands.project:report",
+}
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
 
 
-def define_config(default: str | None = None) -> flags.FlagHolder[config_dict.ConfigDict]:
-    """Defines `--config=FILE[:SIZE]` with `--config.a.b=value` overrides; `default` is the shipped config file."""
-    return config_flags.DEFINE_config_file(
-        "config", default, "Config file, e.g. configs/tiny_cpu.py; fields are set by --config.a.b=value."
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """The console script `cogpo`: runs the command that the first word names."""
+    argv = list(sys.argv if argv is None else argv)
+    if len(argv) < 2 or argv[1] in (*_HELP, "help"):
+        print(_overview())
+        sys.exit(0)
+    if argv[1] == "--version":
+        print(f"cogpo {__version__}")
+        sys.exit(0)
+    if argv[1] not in COMMANDS:
+        near = difflib.get_close_matches(argv[1], COMMANDS, 1)
+        _fail(
+            f"command line: {argv[1]!r}: no such command; " + (f"did you mean {near[0]}?" if near else "see --help"), 2
+        )
+    command(argv[1], argv[2:])
 
 
-def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
-    """Parses the flags, calls `main()` and exits: 0 or what main returns; 2 and one line for bad input."""
+def command(name: str, arguments: Sequence[str]) -> None:
+    """Runs one command of COMMANDS with these arguments, and exits with its code."""
+    sys.argv[:] = [f"cogpo {name}", *arguments]  # config_flags reads the fields' overrides there
+    definition = _definition(name)
+    before = set(flags.FLAGS)
+    body = definition()
+    own = sorted(set(flags.FLAGS) - before)
+    run(body, sys.argv, help_text=definition.__doc__ or "", own_flags=own, words=getattr(definition, "words", 0))
+
+
+def run(
+    main: Main,
+    argv: Sequence[str] | None = None,
+    help_text: str | None = None,
+    own_flags: Sequence[str] | None = None,
+    words: int = 0,
+) -> None:
+    """Parses the flags, calls `main()` and exits: 0 or what main returns; 2 and one line for bad input.
+
+    Scripts of their own call it with `main` alone. `words` is how many arguments beside flags main takes at most.
+    """
     argv = list(sys.argv if argv is None else argv)
     logging.set_verbosity(logging.ERROR)  # orbax warns through absl about its own defaults: an error must stand alone
     if any(a in _HELP for a in argv[1:]):
-        _print_help(argv)
+        _print_help(argv, help_text, own_flags)
         sys.exit(0)
     try:
-        _parse(argv)
-        code = main()
+        code = main(*_parse(argv, words))
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error), 2)
@@ -45,28 +94,78 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
     sys.exit(code or 0)
 
 
-def _parse(argv: list[str]) -> None:
-    for arg in argv[1:]:
-        if arg.startswith(("--config=", "-config=")):
-            _check_config_file(arg.split("=", 1)[1])
+def define_config(default: str | None = None) -> flags.FlagHolder[config_dict.ConfigDict]:
+    """Defines `--config=NAME[:SIZE]` (or a file) with `--config.a.b=value` overrides; `default` is a config's name."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        default and config_files.find(default),
+        "A config's name (`cogpo configs` lists them) or a file; --config.a.b=value sets a field.",
+    )
+
+
+def load_config(holder: flags.FlagHolder[config_dict.ConfigDict]) -> config_dict.ConfigDict:
+    """The config behind the flag of `define_config`; raises UserError where none was given."""
+    if holder.value is None:
+        raise UserError("--config: missing; give a config's name (`cogpo configs` lists them) or a file")
+    return config_files.with_shipped_files(holder.value)
+
+
+def require(*holders: flags.FlagHolder[Any]) -> tuple[Any, ...]:
+    """The flags' values; raises UserError for the first that was not given."""
+    for holder in holders:
+        if not holder.value:
+            raise UserError(f"--{holder.name}: missing; see --help")
+    return tuple(holder.value for holder in holders)
+
+
+def _definition(name: str) -> Callable[[], Main]:
+    module, _, function = COMMANDS[name].partition(":")
+    found: Callable[[], Main] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {(_definition(name).__doc__ or '').splitlines()[0]}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "cogpo: CRV and CogPO in JAX, from problems to an aligned student.",
+            "",
+            "    cogpo COMMAND [--flag=value ...]     cogpo COMMAND --help says what a command takes",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _parse(argv: list[str], words: int) -> list[str]:
     try:
+        _find_configs(argv)
         rest = flags.FLAGS(argv)
+    except UserError:
+        raise
     except flags.Error as error:
         raise UserError(f"command line: {_one_line(error)}") from error
     except (AttributeError, KeyError) as error:  # config_flags names an unknown field by its last part only
         raise UserError(
-            f"{_unknown_field(argv, error)}: no such config field; see the config file for the known ones"
+            f"{_unknown_field(argv, error)}: no such config field; `cogpo configs show NAME` prints the known ones"
         ) from error
     except (TypeError, ValueError) as error:
         raise UserError(f"--config: {_one_line(error)}") from error
-    if rest[1:]:
-        raise UserError(f"command line: {rest[1]!r}: not a flag (flags are written --name=value)")
+    if len(rest) - 1 > words:
+        raise UserError(f"command line: {rest[1 + words]!r}: not a flag (flags are written --name=value)")
+    return rest[1:]
 
 
-def _check_config_file(value: str) -> None:
-    path = value if os.path.isfile(value) else value.rsplit(":", 1)[0]
-    if not os.path.isfile(path):
-        raise UserError(f"--config: {path}: no such file; give the path of a config such as configs/tiny_cpu.py")
+def _find_configs(argv: list[str]) -> None:
+    """Puts the file in the place of each config's name, in `argv` and for config_flags in sys.argv."""
+    for i, argument in enumerate(argv[1:], 1):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config") and equals:
+            argv[i] = f"{name}={config_files.find(value)}"
+        elif argv[i - 1] in ("--config", "-config"):
+            argv[i] = config_files.find(argument)
+    sys.argv[:] = argv
 
 
 def _unknown_field(argv: list[str], error: BaseException) -> str:
@@ -79,23 +178,16 @@ def _unknown_field(argv: list[str], error: BaseException) -> str:
     return f"--config: {_one_line(error)}"
 
 
-def load_config(holder: flags.FlagHolder[config_dict.ConfigDict]) -> config_dict.ConfigDict:
-    """The config behind the flag of `define_config`; raises UserError where none was given."""
-    if holder.value is None:
-        raise UserError("--config: missing; give the path of a config such as configs/tiny_cpu.py")
-    return holder.value
-
-
-def _print_help(argv: list[str]) -> None:
-    doc = (sys.modules["__main__"].__doc__ or "").strip()
-    print(doc, end="\n\n")
+def _print_help(argv: list[str], help_text: str | None, own_flags: Sequence[str] | None) -> None:
+    print((help_text if help_text is not None else sys.modules["__main__"].__doc__ or "").strip(), end="\n\n")
     print("Flags:")
     # Only what the command itself and this module define: absl's own flags would bury them.
-    module = argv[0]
-    own = flags.FLAGS.flags_by_module_dict()
-    names = {f.name: f for key in own for f in own[key] if key in (module, "cogpo_jax.cli", "__main__")}
-    for name, flag in sorted(names.items()):
-        default = "" if flag.default is None else f" (default: {flag.default})"
+    if own_flags is None:
+        defined = flags.FLAGS.flags_by_module_dict()
+        own_flags = sorted({f.name for m in (argv[0], __name__, "__main__") for f in defined.get(m, ())})
+    for name in own_flags:
+        flag = flags.FLAGS[name]
+        default = "" if flag.default is None else f" (default: {flag.default_unparsed})"
         print(f"  --{name}: {flag.help}{default}")
 
 

@@ -21,18 +21,18 @@ catch a step's remainder where its responses are short enough; what else a step 
 larger `batch.groups` fills (last column).
 """
 
-import importlib.util
-from pathlib import Path
-
 from ml_collections import config_dict
+
+from cogpo_jax.configs import tiny_cpu
 
 SIZES = ("0.5b", "1.5b", "3b", "7b", "14b")
 
 
 def get_config(size: str = "7b") -> config_dict.ConfigDict:
+    """The config of a size; all fields and their meaning stand in configs/tiny_cpu.py."""
     if size not in SIZES:
         raise ValueError(f"configs/cogpo_tpu.py:{size}: no such size; known are {', '.join(SIZES)}")
-    config = _base()
+    config = tiny_cpu.get_config()
     config.objective = "cogpo"
     config.model = f"configs/models/qwen2.5-{size}.json"
     config.epochs = 1
@@ -49,11 +49,3 @@ def get_config(size: str = "7b") -> config_dict.ConfigDict:
     config.checkpoint.every = 20
     config.eval.every = 20
     return config
-
-
-def _base() -> config_dict.ConfigDict:
-    """All fields and their meaning: configs/tiny_cpu.py."""
-    spec = importlib.util.spec_from_file_location("tiny_cpu", Path(__file__).with_name("tiny_cpu.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()

@@ -9,14 +9,16 @@ cosine. `batch.groups` counts examples: 96 of 2,536 tokens fill 93% of the 16 ro
 v5p:4x4x4 with tensor=4, and 46% of the 32 of a v6e:4x8 (batch.groups=200 fills those).
 """
 
-import importlib.util
-from pathlib import Path
-
 from ml_collections import config_dict
+
+from cogpo_jax.configs import cogpo_tpu
+
+SIZES = cogpo_tpu.SIZES
 
 
 def get_config(size: str = "7b") -> config_dict.ConfigDict:
-    config = _cogpo(size)
+    """The config of a size: what is not the recipe comes from configs/cogpo_tpu.py."""
+    config = cogpo_tpu.get_config(size)
     config.objective = "sft"
     config.epochs = 3
     config.batch.groups = 96
@@ -24,11 +26,3 @@ def get_config(size: str = "7b") -> config_dict.ConfigDict:
     config.optimizer.weight_decay = 0.05
     config.optimizer.warmup_ratio = 0.1
     return config
-
-
-def _cogpo(size: str) -> config_dict.ConfigDict:
-    """Everything that is not the recipe: configs/cogpo_tpu.py."""
-    spec = importlib.util.spec_from_file_location("cogpo_tpu", Path(__file__).with_name("cogpo_tpu.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(size)

@@ -10,15 +10,16 @@ from ml_collections import config_dict
 
 
 def get_config() -> config_dict.ConfigDict:
+    """The config; every field has its unit or choices beside it."""
     return config_dict.create(
         objective="cogpo",  # sft | cogpo | dpo (dpo: beta.default for every pair)
         init_from="",  # Hugging Face folder, or the workdir of an earlier run; empty: random weights of `model`
         model="configs/models/tiny.json",  # a config.json; read only where init_from is empty
         tokenizer="",  # Hugging Face folder; empty: the one of init_from
         data="",  # folder of shards with manifest.json
-        epochs=1,
+        epochs=1,  # passes over the training split
         max_steps=0,  # stop after so many steps in all; 0: when the epochs end
-        seed=0,
+        seed=0,  # of random weights and of the order of examples
         batch=dict(groups=32),  # groups (sft: examples) per optimizer step, whatever the machine
         rows=dict(
             length=1024,  # tokens per row; longer responses (with their prompt) are dropped and counted
@@ -29,7 +30,7 @@ def get_config() -> config_dict.ConfigDict:
             prompt="chat",  # chat (the tokenizer's template) | raw
             response="think",  # think | r1 | plain
             system="",  # system message for rows without one; empty: the template decides
-            end_token="<|im_end|>",
+            end_token="<|im_end|>",  # ends a response
         ),
         beta=dict(small=0.1, medium=0.2, large=0.5, default=0.1),  # per gap; default: gap none, and dpo
         loss=dict(  # terms beside the plain loss, off at 0 / False: sources in cogpo_jax/objective/cogpo.py
@@ -45,15 +46,15 @@ def get_config() -> config_dict.ConfigDict:
             max_drift=1.0,  # nats: largest accepted difference of a cached and a live response log-prob at the start
         ),
         optimizer=dict(
-            learning_rate=5e-7,
+            learning_rate=5e-7,  # at the end of the warm-up
             schedule="cosine",  # cosine | linear | constant, after the warm-up
             schedule_steps=0,  # length of the schedule; 0: all steps of the epochs (without epochs: max_steps)
-            warmup_ratio=0.1,
-            min_learning_rate_ratio=0.0,
+            warmup_ratio=0.1,  # share of the schedule
+            min_learning_rate_ratio=0.0,  # of learning_rate, where the schedule ends
             weight_decay=0.05,  # not on norms and biases
-            b1=0.9,
-            b2=0.999,
-            eps=1e-8,
+            b1=0.9,  # AdamW's decay of the mean gradient
+            b2=0.999,  # AdamW's decay of the mean squared gradient
+            eps=1e-8,  # added to AdamW's denominator
             clip_norm=1.0,  # global gradient norm; 0: no clipping
         ),
         mesh=dict(replica=1, data=1, fsdp=-1, tensor=1),  # -1: whatever is left
@@ -64,7 +65,7 @@ def get_config() -> config_dict.ConfigDict:
         logits_chunk=512,  # tokens whose logits exist at a time
         eval=dict(data="", every=0, split="validation"),  # held-out records; every: steps between, 0: only at the end
         checkpoint=dict(every=50, keep=2),  # steps between checkpoints (one more at the end); how many stay
-        log=dict(tensorboard=True),
+        log=dict(tensorboard=True),  # also write tensorboard/ in the workdir
         profile=dict(steps=""),  # "10:12": profile steps 10 and 11 into workdir/profile
         token_cache=dict(dir=""),  # on local disk; empty: token_cache/ in the workdir
         compile_cache=dict(dir=""),  # XLA's compiled programs, kept between runs; empty: off

@@ -39,7 +39,7 @@ TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "A tokenizer folder: lengths are measured in its tokens.", required=True
 )
 OUTPUT = flags.DEFINE_string("output", "examples/math_cots", "Folder to write.")
-CONFIG = cli.define_config("configs/crv_recorded.py")
+CONFIG = cli.define_config("crv_recorded")
 
 FITTING, TERSE, DETAILED = 3, (1, 2), (5, 6)
 TERSE_AT_MOST, DETAILED_AT_LEAST, MIN_TOKENS = 0.83, 1.2, 20

@@ -13,7 +13,7 @@ from cogpo_jax.quickstart.summary import summarise
 
 HELDOUT_PROBLEMS = 70
 VOCAB_SIZE = 2048  # the student's vocab_size, in configs/models/tiny.json
-_BASE = "--config=configs/tiny_cpu.py"
+_BASE = "--config=tiny_cpu"
 # No response of the shipped problems is longer than this row; one compiled shape saves more than it wastes.
 _ROWS = ("--config.rows.length=896", "--config.rows.shapes=1")
 # Small steps and few epochs: where SFT has learned the chosen responses by heart, CogPO pushes down all that is new to
@@ -41,14 +41,14 @@ _COGPO = (
 def stages(folder: str) -> list[Stage]:
     """The stages that leave their outputs in `folder` (as given on the command line)."""
     data, tokenizer, sft, cogpo, hf = (f"{folder}/{name}" for name in ("crv", "tokenizer", "sft", "cogpo", "hf"))
-    train = ("launch/train.py", _BASE, f"--config.data={data}", f"--config.eval.data={data}", *_ROWS)
-    crv = ("launch/crv.py", "--config=configs/crv_recorded.py", f"--config.heldout={HELDOUT_PROBLEMS}")
+    train = ("train", _BASE, f"--config.data={data}", f"--config.eval.data={data}", *_ROWS)
+    crv = ("crv", "--config=crv_recorded", f"--config.heldout={HELDOUT_PROBLEMS}")
     torch = "with torch" if importlib.util.find_spec("torch") else "without torch"
     return [
         Stage("crv", (*crv, f"--workdir={data}"), "crv"),
         Stage(
             "tokenizer",
-            ("launch/train_tokenizer.py", f"--data={data}", f"--output={tokenizer}", f"--vocab_size={VOCAB_SIZE}"),
+            ("train-tokenizer", f"--data={data}", f"--output={tokenizer}", f"--vocab_size={VOCAB_SIZE}"),
             "tokenizer",
         ),
         Stage(
@@ -61,10 +61,10 @@ def stages(folder: str) -> list[Stage]:
             (*train, "--config.objective=cogpo", f"--config.init_from={sft}", *_COGPO, f"--workdir={cogpo}"),
             "cogpo",
         ),
-        Stage("export", ("launch/export_hf.py", f"--workdir={cogpo}", f"--output={hf}", "--dtype=float32"), "hf"),
+        Stage("export", ("export", f"--workdir={cogpo}", f"--output={hf}", "--dtype=float32"), "hf"),
         Stage(
             "compare",
-            ("launch/compare_hf.py", f"--workdir={cogpo}", f"--model={hf}", f"--data={data}"),
+            ("compare-hf", f"--workdir={cogpo}", f"--model={hf}", f"--data={data}"),
             None,
             salt=torch,
         ),
@@ -74,20 +74,23 @@ def stages(folder: str) -> list[Stage]:
 def report_stage(folder: str) -> Stage:
     """The last stage: the page, which shows the summary of all the others."""
     parts = (f"--data={folder}/crv", f"--sft={folder}/sft", f"--cogpo={folder}/cogpo")
-    command = ("launch/report.py", *parts, f"--summary={folder}/summary.json", f"--output={folder}/report.html")
+    command = ("report", *parts, f"--summary={folder}/summary.json", f"--output={folder}/report.html")
     return Stage("report", command, "report.html")
 
 
-def quickstart(folder: str, root: Path) -> int:
-    """Runs all stages in `root`, writes summary.json and report.html into `folder`; 0 if every check passed."""
-    console, run = Console(), root / folder
+def quickstart(folder: str) -> int:
+    """Runs all stages from the working folder; 0 if every check passed.
+
+    Writes summary.json and report.html into `folder`.
+    """
+    console, run = Console(), Path(folder)
     finished: dict[str, Finished] = {}
-    key = code_digest(root)
+    key = code_digest()
     todo = stages(folder)
     for number, stage in enumerate(todo, 1):
         console.rule(f"[bold]{number}/{len(todo) + 1} {stage.name}", align="left")
         console.print(shown_command(stage), style="dim", highlight=False, soft_wrap=True)
-        finished[stage.name], key = run_stage(stage, run, root, key)
+        finished[stage.name], key = run_stage(stage, run, key)
         console.print(_said(finished[stage.name]))
     results = {name: done.result for name, done in finished.items()}
     seconds = {name: done.seconds for name, done in finished.items()}
@@ -95,7 +98,7 @@ def quickstart(folder: str, root: Path) -> int:
     last = report_stage(folder)
     console.rule(f"[bold]{len(todo) + 1}/{len(todo) + 1} {last.name}", align="left")
     (run / "report.html").unlink(missing_ok=True)  # cheap, and the summary it shows may be new
-    seconds["report"] = run_stage(last, run, root, key)[0].seconds
+    seconds["report"] = run_stage(last, run, key)[0].seconds
     summary = summarise(run, results, seconds)
     write_json(run / "summary.json", summary)
     return _tell(console, summary, folder)

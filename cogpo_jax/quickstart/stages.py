@@ -13,16 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import crv
+from cogpo_jax import config_files
 from cogpo_jax.atomic import write_json
 from cogpo_jax.errors import RunError
 
-_CODE = ("cogpo_jax", "crv", "launch", "configs", "examples")
+# cogpo_jax/configs and cogpo_jax/examples/math_cots are links in a checkout: a search from cogpo_jax would not enter.
+_CODE = (
+    config_files.PACKAGE,
+    config_files.CONFIGS,
+    config_files.PACKAGE / "examples" / "math_cots",
+    Path(crv.__path__[0]),
+)
 _SUFFIXES = (".py", ".json", ".jsonl", ".txt", ".md", ".html")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A command (without the interpreter) and the folder or file below the run that it writes (None: only prints).
+    """A command of `cogpo` with its flags, and the folder or file below the run that it writes (None: only prints).
 
     `salt` adds to what makes it stale.
     """
@@ -42,8 +50,8 @@ class Finished:
     skipped: bool
 
 
-def run_stage(stage: Stage, run: Path, root: Path, before: str) -> tuple[Finished, str]:
-    """Runs a stage in `root` unless it is done; returns what it left and its key.
+def run_stage(stage: Stage, run: Path, before: str) -> tuple[Finished, str]:
+    """Runs a stage from the working folder unless it is done; returns what it left and its key.
 
     The key hashes the command, the project's code and the stages before (`before` is the last one's key). Output of
     another key is removed first; that of the same key is what the command goes on from. Raises RunError where it fails.
@@ -62,7 +70,7 @@ def run_stage(stage: Stage, run: Path, root: Path, before: str) -> tuple[Finishe
     write_json(marker, {"key": key, "done": False, "seconds": spent, "result": {}})
     began = time.monotonic()
     try:
-        result = _run(stage, root)
+        result = _run(stage)
     finally:  # an interrupted stage goes on from here: its time counts
         seconds = spent + time.monotonic() - began
         write_json(marker, {"key": key, "done": False, "seconds": seconds, "result": {}})
@@ -72,23 +80,28 @@ def run_stage(stage: Stage, run: Path, root: Path, before: str) -> tuple[Finishe
 
 def shown_command(stage: Stage) -> str:
     """The command as a person types it."""
-    return shlex.join(("python", *stage.command))
+    return shlex.join(("cogpo", *stage.command))
 
 
-def code_digest(root: Path) -> str:
+def code_digest(folders: Sequence[Path] = _CODE) -> str:
     """SHA-256 of the project's own files that decide what a stage computes."""
     digest = hashlib.sha256()
-    for path in sorted(p for folder in _CODE for p in (root / folder).rglob("*") if p.suffix in _SUFFIXES):
-        digest.update(f"{path.relative_to(root)}\0".encode())
-        digest.update(path.read_bytes())
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in _SUFFIXES):
+            digest.update(f"{path.relative_to(folder)}\0".encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _run(stage: Stage, root: Path) -> dict[str, Any]:
+def _run(stage: Stage) -> dict[str, Any]:
     environment = {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false", **os.environ}
     # stderr, with its progress bars, goes straight to the terminal.
     done = subprocess.run(
-        [sys.executable, *stage.command], cwd=root, env=environment, stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-P", "-m", "cogpo_jax", *stage.command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RunError(f"stage {stage.name} failed with exit code {done.returncode}: {shown_command(stage)}")

@@ -13,8 +13,9 @@ SOURCES = [
     *(ROOT / "crv").rglob("*.py"),
     *(ROOT / "cogpo_jax" / "records").glob("*.py"),
     *(ROOT / "cogpo_jax" / "report").glob("*.py"),
-    *(ROOT / "cogpo_jax" / f"{name}.py" for name in ("atomic", "cli", "errors", "text")),
-    *(ROOT / "launch" / f"{name}.py" for name in ("convert_pairs", "crv", "report", "serve_pool")),
+    *(ROOT / "cogpo_jax" / f"{name}.py" for name in ("atomic", "cli", "config_files", "errors", "text")),
+    *(ROOT / "cogpo_jax" / "commands" / f"{name}.py" for name in ("data", "project")),
+    *(ROOT / "configs").glob("*.py"),
 ]
 # Known to the package's metadata, whatever is installed where the test runs.
 DISTRIBUTIONS = {

@@ -4,13 +4,15 @@ import json
 
 import pytest
 
+from cogpo_jax import cli
 from cogpo_jax.errors import RunError
 from cogpo_jax.quickstart.run import report_stage, stages
 from cogpo_jax.quickstart.stages import Stage, code_digest, run_stage
 
+# Stands for the package's commands: `python -m cogpo_jax do FOLDER`.
 SCRIPT = """
 import json, pathlib, sys
-folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True, exist_ok=True)
+folder = pathlib.Path(sys.argv[2]); folder.mkdir(parents=True, exist_ok=True)
 count = len(list(folder.iterdir())); (folder / str(count)).touch()
 if "fail" in sys.argv: sys.exit(3)
 print("noise"); print(json.dumps({"runs": count + 1}))
@@ -18,14 +20,16 @@ print("noise"); print(json.dumps({"runs": count + 1}))
 
 
 @pytest.fixture
-def root(tmp_path):
-    (tmp_path / "do.py").write_text(SCRIPT)
+def root(tmp_path, monkeypatch):
+    (tmp_path / "cogpo_jax").mkdir()
+    (tmp_path / "cogpo_jax" / "__main__.py").write_text(SCRIPT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path
 
 
 def do(root, *more, before="", salt=""):
-    stage = Stage("do", ("do.py", str(root / "run" / "out"), *more), "out", salt)
-    return run_stage(stage, root / "run", root, before)
+    stage = Stage("do", ("do", str(root / "run" / "out"), *more), "out", salt)
+    return run_stage(stage, root / "run", before)
 
 
 def test_a_finished_stage_is_not_run_again(root):
@@ -61,24 +65,23 @@ def test_a_lost_output_is_made_again(root):
 
 def test_a_stage_that_only_prints_leaves_the_run_folder_alone(root):
     do(root)
-    printing = Stage("print", ("do.py", str(root / "elsewhere")), None)
-    assert run_stage(printing, root / "run", root, "a")[0].result == {"runs": 1}
-    assert run_stage(printing, root / "run", root, "b")[0].result == {"runs": 2}
+    printing = Stage("print", ("do", str(root / "elsewhere")), None)
+    assert run_stage(printing, root / "run", "a")[0].result == {"runs": 1}
+    assert run_stage(printing, root / "run", "b")[0].result == {"runs": 2}
     assert (root / "run" / "out" / "0").exists()
 
 
 def test_the_code_is_part_of_what_makes_a_stage_stale(tmp_path):
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "a.py").write_text("x = 1")
-    before = code_digest(tmp_path)
-    (tmp_path / "configs" / "a.py").write_text("x = 2")
-    assert code_digest(tmp_path) != before
+    (tmp_path / "a.py").write_text("x = 1")
+    before = code_digest([tmp_path])
+    (tmp_path / "a.py").write_text("x = 2")
+    assert code_digest([tmp_path]) != before
 
 
 def test_every_stage_is_a_command_of_the_project_with_its_own_output():
     todo = [*stages("runs/x"), report_stage("runs/x")]
     assert [stage.name for stage in todo] == ["crv", "tokenizer", "sft", "cogpo", "export", "compare", "report"]
-    assert all(stage.command[0].startswith("launch/") for stage in todo)
+    assert {stage.command[0] for stage in todo} <= set(cli.COMMANDS)
     outputs = [stage.output for stage in todo if stage.output]
     assert len(set(outputs)) == len(outputs)
     json.dumps([stage.command for stage in todo])

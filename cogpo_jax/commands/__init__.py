@@ -1,0 +1,1 @@
+"""What each command of `cogpo` takes and calls; nothing here imports jax before the flags are parsed."""

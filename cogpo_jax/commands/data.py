@@ -1,0 +1,163 @@
+"""Commands that make training data: CRV, its pool of servers, conversions, a small tokenizer. None needs jax."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+
+from absl import flags
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from cogpo_jax import cli
+
+
+def crv() -> cli.Main:
+    """CRV: problems in, training records out (Critique, Rethink, Verify).
+
+        cogpo crv --config=crv_recorded --workdir=runs/crv
+        cogpo crv --config=crv_sglang --workdir=runs/crv --config.input=problems.jsonl
+        cogpo crv --workdir=runs/crv --why=PROBLEM_ID
+        cogpo crv --config=... --config.partition.drivers=2 --config.partition.driver=0 --workdir=runs/part0
+        cogpo crv --config=... --workdir=runs/all --merge=runs/part0,runs/part1
+
+    Leaves sft/, groups/ and manifest.json in the workdir, beside ledger.sqlite, where every finished call is kept: the
+    same command resumes a run that was stopped, and asks nothing twice. Prints a summary as one JSON object.
+    """
+    config = cli.define_config()
+    merge_from = flags.DEFINE_list("merge", [], "Workdirs of drivers (config.partition) to join into --workdir.")
+    problem = flags.DEFINE_string("why", None, "Prints this problem's whole story from --workdir's ledger, and ends.")
+    audit = flags.DEFINE_integer("audit", 0, "Writes audit.html with so many problems for a person to judge, and ends.")
+    audited = flags.DEFINE_string("audited", None, "Takes the audit.json that the page saved; counted in the manifest.")
+    workdir = flags.DEFINE_string("workdir", None, "Folder for the ledger and the records.", required=True)
+
+    def main() -> None:
+        from crv.driver import run
+        from crv.ledger import merge
+        from crv.options import Options
+        from crv.review import take_audit, why, write_audit
+
+        if problem.value is not None:
+            print(why(workdir.value, problem.value))
+            return
+        if audit.value:
+            print(write_audit(workdir.value, audit.value))
+            return
+        if audited.value is not None:
+            take_audit(workdir.value, audited.value)
+        options = Options.from_config(cli.load_config(config))
+        if merge_from.value:
+            merge(merge_from.value, workdir.value, options)
+        print(json.dumps(run(options, workdir.value)))
+
+    return main
+
+
+def serve_pool() -> cli.Main:
+    """Serves a model for CRV: SGLang workers behind sglang-router, watched and restarted, until Ctrl-C.
+
+        cogpo serve-pool --config.model=MODEL_FOLDER --config.workers=8
+
+    Writes pool.json (url, workers, health, restarts) and the logs under config.output; prints one JSON line when ready.
+    """
+    config = cli.define_config("serve_pool")
+
+    def main() -> None:
+        from crv.serve import PoolServer, ServeOptions
+
+        PoolServer(ServeOptions.from_config(cli.load_config(config))).run()
+
+    return main
+
+
+def convert() -> cli.Main:
+    """Flat preference rows (yours, TRL's, the CogPO authors') -> group shards that `cogpo train` trains on.
+
+        cogpo convert --input=PAIRS.jsonl --output=DIR
+
+    A row has `prompt`, `chosen`, `rejected` (texts, or lists of chat messages as in TRL), and may have `beta` (a number
+    above 0) or `gap` (small, medium, large, none: the config's beta of that gap), `system` and `weight`. Equal prompts
+    with equal system messages join in one group, equal responses are shared, duplicate pairs are joined. Text that lost
+    its backslashes (a backspace before `oxed`) is mended. A malformed row ends the command: file and line are named,
+    exit code 2, nothing is written. Rows without a usable pair are dropped and counted by reason.
+
+    DIR gets groups/ and manifest.json; a summary with all the counts is printed on stdout as one line of JSON.
+    """
+    source = flags.DEFINE_string("input", None, "JSONL file, folder written by datasets.save_to_disk, or hf:NAME.")
+    split = flags.DEFINE_string("input_split", "train", "Which split, where the input is a data set with splits.")
+    output = flags.DEFINE_string("output", None, "Folder to write; records that it holds are replaced. Local or gs://.")
+    heldout = flags.DEFINE_float("validation_fraction", 0.0, "Share of the prompts (0..1, by hash) to hold out.")
+    shards = flags.DEFINE_integer("shards", 1, "Number of files per split.")
+    name = flags.DEFINE_string("source", "", "Name of the data, kept in each record; empty: the input's file name.")
+
+    def main() -> None:
+        rows, folder = cli.require(source, output)
+        from cogpo_jax.records.convert import ConvertOptions, convert_pairs
+
+        options = ConvertOptions(split.value, heldout.value, shards.value, name.value)
+        with _stage_bars() as progress:
+            summary = convert_pairs(rows, folder, options, progress)
+        print(json.dumps(summary, ensure_ascii=False))
+
+    return main
+
+
+@contextlib.contextmanager
+def _stage_bars() -> Iterator[Callable[[str, float], None]]:
+    """A function (stage, share done 0..1) that moves a bar for each stage, where stderr is a terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(stage: str, done: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=1.0)
+            bars.update(tasks[stage], completed=done)
+
+        yield progress
+
+
+def train_tokenizer() -> cli.Main:
+    """Trains a small tokenizer (byte-level BPE, Qwen's special tokens and ChatML template) on a folder of records.
+
+        cogpo train-tokenizer --data=runs/crv --output=runs/tokenizer --vocab_size=2048
+
+    For tiny students only: a student of a published size keeps its own tokenizer. Reads the training split alone.
+    Prints one JSON object: output, vocab_size, texts, characters.
+    """
+    data = flags.DEFINE_string("data", None, "Folder of records that `cogpo crv` wrote.")
+    output = flags.DEFINE_string("output", None, "Folder of the tokenizer.")
+    vocab_size = flags.DEFINE_integer("vocab_size", 2048, "Tokens in all, special ones included.")
+
+    def main() -> None:
+        records, folder = cli.require(data, output)
+        from cogpo_jax import tokenizer
+
+        texts = sorted(set(_texts(records)))
+        tokenizer.train_tokenizer(texts, folder, vocab_size.value)
+        report = {"output": folder, "vocab_size": vocab_size.value, "texts": len(texts)}
+        print(json.dumps(report | {"characters": sum(map(len, texts))}))
+
+    return main
+
+
+def _texts(folder: str) -> Iterator[str]:
+    from cogpo_jax.records import read_groups, read_sft
+    from cogpo_jax.text import TextFormat, response_text
+
+    text_format = TextFormat()
+    for group in read_groups(folder, "train"):
+        yield group.prompt
+        for response in group.responses:
+            yield response_text(response.thought, response.solution, response.text, text_format=text_format)
+    for row in read_sft(folder, "train"):
+        yield row.prompt
+        yield response_text(row.thought, row.solution, row.text, text_format=text_format)
