@@ -16,7 +16,7 @@ import pytest
 from cogpo_jax.errors import UserError
 from cogpo_jax.records import Group, Pair, Response, read_groups, read_sft, splits, validate_group
 from cogpo_jax.records.schema import decode_sft
-from crv import audit
+from crv import review
 from crv.driver import run
 from crv.output import balanced, chosen_is_longer, count_directions
 from crv.problems import read_problems
@@ -146,7 +146,7 @@ def test_a_texts_markup_stays_text():
         "problem": {"problem_id": "<i>", "problem": "<script>alert(1)</script>", "answer": '"&'},
         "responses": [dict(vars(MANY[0].responses[0]), text="</pre><script>", certificate="{}", model='"><b>')],
     }
-    page = audit._problem(row)
+    page = review._problem(row)
     assert "<script>" not in page
     assert "<b>&quot;&amp;</b>" in page
 
