@@ -46,9 +46,24 @@ def _row(line: bytes, where: str, required: Sequence[str]) -> dict[str, Any]:
     for field in _TEXTS:
         if field in row and not isinstance(row[field], str):
             raise UserError(f"{where}: {field}: {type(row[field]).__name__}: must be a string")
+        if field in row and (at := half_pair(row[field])) is not None:
+            raise UserError(f"{where}: {field}: half a surrogate pair at character {at}: no text, so it has no tokens")
     if not row["prompt"]:
         raise UserError(f"{where}: prompt: empty; a response needs something to answer")
     return row
+
+
+def half_pair(text: str) -> int | None:
+    """Where a string holds half a surrogate pair, as JSON's escapes can spell it: such a string is no Unicode text."""
+    return next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
+
+
+def to_line(row: dict[str, Any]) -> bytes:
+    """A row as a line of JSON; with escapes only where a field we carry through is not Unicode text."""
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
+    except UnicodeEncodeError:
+        return (json.dumps(row) + "\n").encode("utf-8")
 
 
 def windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -1,9 +1,8 @@
 """Responses for a file of prompts: rows {prompt} -> the same rows with `response`, `tokens` and `finish_reason`."""
 
 import dataclasses
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,17 @@ from cogpo_jax import text
 from cogpo_jax.atomic import atomic_file
 from cogpo_jax.errors import UserError
 from cogpo_jax.progress import Bar
-from cogpo_jax.prompt_rows import check_rows, read_rows, windows
+from cogpo_jax.prompt_rows import check_rows, read_rows, to_line
 from cogpo_jax.sharding import make_mesh
 from cogpo_jax.student import hf_folder
 from cogpo_jax.student.attention import default_backend
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.student.decoding import Sampler
+from cogpo_jax.student.decoding import SLOTS, Sampler
 from cogpo_jax.student.model import ForwardOptions
 from cogpo_jax.student.sampling import GREEDY, Sampling
 from cogpo_jax.student.weights import from_hf
 
 _FIELDS = ("prompt",)
-_WINDOW_BATCHES = 32  # batches whose prompts are sorted by length together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +30,7 @@ class GenerateOptions:
     """How to generate. compute_dtype empty: float32 on a CPU, bfloat16 elsewhere; tensor: devices that split heads."""
 
     max_new_tokens: int = 512
-    batch: int = 8
+    batch: int = SLOTS  # rows decoded at a time
     seed: int = 0
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()  # tokens that end a response beside the end token and the folder's generation config's
@@ -52,25 +50,36 @@ def generate_file(model: str, source: str, output: str, options: GenerateOptions
     A prompt that leaves no room for `max_new_tokens` is not cut: its `response` is null and `reason` says why. Returns
     counts and times. Raises UserError for bad input, before any work.
     """
-    total = check_rows(source, _FIELDS)
+    check_rows(source, _FIELDS)
     tokenizer = text.load_tokenizer(model)
     stops = stop_ids(Path(model), tokenizer, options.text_format, options.stop)
+    rows = list(read_rows(source, _FIELDS))
+    prompts = _encode(tokenizer, rows, options.text_format)
     config, sampler = load_sampler(model, options.compute_dtype, options.tensor, options.batch)
     room = config.max_position_embeddings - options.max_new_tokens
-    started, done, tokens, too_long = time.monotonic(), 0, 0, 0
-    with atomic_file(output) as out, Bar("generating", total) as bar:
-        for rows in windows(read_rows(source, _FIELDS), options.batch * _WINDOW_BATCHES):
-            prompts = _encode(tokenizer, rows, options.text_format)
-            results: dict[int, dict[str, Any]] = {}
-            for i, result in _generate(sampler, tokenizer, prompts, room, done, stops, options):
-                results[i] = result
-                tokens, too_long = tokens + (result["tokens"] or 0), too_long + (result["response"] is None)
-                bar.at(done + len(results), note=f"{tokens / (time.monotonic() - started):.0f} tokens/s")
-            for i, row in enumerate(rows):
-                out.write((json.dumps({**row, **results[i]}, ensure_ascii=False) + "\n").encode("utf-8"))
-            done += len(rows)
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+    results = {i: _without_room(len(prompts[i]), options) for i in set(range(len(rows))) - set(fitting)}
+    started, tokens, too_long = time.monotonic(), 0, len(results)
+    with atomic_file(output) as out, Bar("generating", len(rows), start=too_long) as bar:
+        some = [prompts[i] for i in fitting]
+        stream = sampler.stream(some, options.max_new_tokens, stops, options.sampling, seed=options.seed, rows=fitting)
+        for i, one in stream:
+            response = tokenizer.decode(one.tokens, skip_special_tokens=False)
+            tokens += len(one.tokens)
+            results[fitting[i]] = {
+                "response": response, "tokens": len(one.tokens), "finish_reason": one.finish_reason,
+            }  # fmt: skip
+            bar.at(len(results), note=f"{tokens / (time.monotonic() - started):.0f} tokens/s")
+        for i, row in enumerate(rows):
+            out.write(to_line({**row, **results[i]}))
     seconds = round(time.monotonic() - started, 3)
-    return {"rows": total, "generated": total - too_long, "too_long": too_long, "tokens": tokens, "seconds": seconds}
+    generated = len(rows) - too_long
+    return {"rows": len(rows), "generated": generated, "too_long": too_long, "tokens": tokens, "seconds": seconds}
+
+
+def _without_room(tokens: int, options: GenerateOptions) -> dict[str, Any]:
+    reason = f"{tokens} prompt tokens leave no room for {options.max_new_tokens} new ones"
+    return {"response": None, "tokens": None, "finish_reason": None, "reason": reason}
 
 
 def stop_ids(folder: Path, tokenizer: Any, text_format: text.TextFormat, more: Sequence[str] = ()) -> list[int]:
@@ -98,33 +107,3 @@ def load_sampler(model: str, compute_dtype: str = "", tensor: int = 1, slots: in
 def _encode(tokenizer: Any, rows: list[dict[str, Any]], text_format: text.TextFormat) -> list[list[int]]:
     texts = [text.prompt_text(tokenizer, row["prompt"], row.get("system", ""), text_format=text_format) for row in rows]
     return text.encode_prompts(tokenizer, texts)
-
-
-def _generate(
-    sampler: Sampler,
-    tokenizer: Any,
-    prompts: list[list[int]],
-    room: int,
-    first_row: int,
-    stops: list[int],
-    options: GenerateOptions,
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(index, what its row gets) of each prompt, prompts of similar length together."""
-    fitting = sorted((i for i, p in enumerate(prompts) if len(p) <= room), key=lambda i: len(prompts[i]))
-    for i, prompt in enumerate(prompts):
-        if len(prompt) > room:
-            reason = f"{len(prompt)} prompt tokens leave no room for {options.max_new_tokens} new ones"
-            yield i, {"response": None, "tokens": None, "finish_reason": None, "reason": reason}
-    for batch in windows(fitting, options.batch):
-        numbers = [first_row + i for i in batch]
-        generated = sampler.generate(
-            [prompts[i] for i in batch],
-            options.max_new_tokens,
-            stops,
-            options.sampling,
-            seed=options.seed,
-            rows=numbers,
-        )
-        for i, one in zip(batch, generated, strict=True):
-            response = tokenizer.decode(one.tokens, skip_special_tokens=False)
-            yield i, {"response": response, "tokens": len(one.tokens), "finish_reason": one.finish_reason}

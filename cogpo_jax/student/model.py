@@ -101,7 +101,8 @@ class SelfAttention(nnx.Module):
 
     def qkv(self, x: Float[Array, "B T D"], rope: tuple[Array, Array], mesh: Mesh | None) -> tuple[Array, Array, Array]:
         """Queries [B, T, H, dh] and keys [B, T, K, dh] after norm and RoPE, and values [B, T, K, dh]."""
-        few = math.prod(x.shape[:-1]) <= _FEW_TOKENS  # decoding: the weights' copy would cost more than it saves
+        # Decoding: the weights' copy would cost more than it saves.
+        few = x.shape[1] == 1 or math.prod(x.shape[:-1]) <= _FEW_TOKENS
         q, k, v = self._split(x) if few else self._joint(x, mesh)
         if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)

@@ -34,13 +34,15 @@ def row_keys(seed: int, rows: Int[Array, " B"]) -> Array:
     return jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(rows)
 
 
-def next_tokens(logits: Float[Array, "B V"], keys: Array, step: Array, sampling: Sampling) -> Int[Array, " B"]:
-    """The token each row continues with; `keys` [B] from `row_keys`, `step` counts the row's tokens."""
+def next_tokens(
+    logits: Float[Array, "B V"], keys: Array, steps: Int[Array, " B"], sampling: Sampling
+) -> Int[Array, " B"]:
+    """The token each row continues with; `keys` [B] from `row_keys`, `steps` how many tokens the row has before it."""
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = restrict(logits / sampling.temperature, sampling)
-    draw = lambda key, row: jax.random.categorical(jax.random.fold_in(key, step), row)  # noqa: E731
-    return jax.vmap(draw)(keys, logits).astype(jnp.int32)
+    draw = lambda key, step, row: jax.random.categorical(jax.random.fold_in(key, step), row)  # noqa: E731
+    return jax.vmap(draw)(keys, steps, logits).astype(jnp.int32)
 
 
 def restrict(logits: Float[Array, "B V"], sampling: Sampling) -> Float[Array, "B V"]:

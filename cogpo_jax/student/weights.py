@@ -186,12 +186,12 @@ def _exported(
     for name in shapes:
         inner = name.removeprefix("model.")
         if not inner.startswith("layers."):
-            yield name, _to_host(arrays[inner]).astype(dtype, copy=False)
+            yield name, to_host(arrays[inner]).astype(dtype, copy=False)
             continue
         layer, path = inner.removeprefix("layers.").split(".", 1)
         value = arrays[f"layers.{path}"]
         part = value[int(layer)] if isinstance(value, np.ndarray) else _layer(value, int(layer))
-        yield name, _to_host(part).astype(dtype, copy=False)
+        yield name, to_host(part).astype(dtype, copy=False)
 
 
 @jax.jit
@@ -199,7 +199,8 @@ def _layer(stacked: jax.Array, layer: int) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(stacked, layer, 0, keepdims=False)
 
 
-def _to_host(array: np.ndarray | jax.Array) -> np.ndarray:
+def to_host(array: np.ndarray | jax.Array) -> np.ndarray:
+    """The whole array in this host's memory; of several processes each must call this."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)

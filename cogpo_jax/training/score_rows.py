@@ -6,7 +6,6 @@ windows, so that memory does not grow with it.
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +21,7 @@ from cogpo_jax.data.tokens import TokenizedData, tokenize_records
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.progress import Bar
-from cogpo_jax.prompt_rows import check_rows, read_rows, windows
+from cogpo_jax.prompt_rows import check_rows, read_rows, to_line, windows
 from cogpo_jax.records import Group, Response
 from cogpo_jax.sharding import make_mesh, replicated, row_shards
 from cogpo_jax.student.attention import default_backend
@@ -67,7 +66,7 @@ def score_file(model: str, source: str, output: str, options: ScoreOptions) -> d
         for rows in windows(read_rows(source, _FIELDS), options.window):
             results = scorer(rows, functools.partial(_after, bar, done))
             for row, result in zip(rows, results, strict=True):
-                out.write((json.dumps({**row, **result}, ensure_ascii=False) + "\n").encode("utf-8"))
+                out.write(to_line({**row, **result}))
                 scored += result["logp"] is not None
                 tokens += result["tokens"] or 0
             done += len(rows)

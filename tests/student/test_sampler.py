@@ -10,7 +10,7 @@ import pytest
 
 from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import make_mesh
-from cogpo_jax.student import decoding as sampler_module
+from cogpo_jax.student import decoding, kv_cache
 from cogpo_jax.student.decoding import Sampler
 from cogpo_jax.student.model import ForwardOptions
 from cogpo_jax.student.sampling import Sampling, next_tokens, restrict, row_keys
@@ -18,6 +18,11 @@ from cogpo_jax.student.weights import from_hf
 
 MakeFolder = Callable[..., tuple[Any, Path]]
 NEW = 40
+SLOTS = 9  # the same in all tests, so that they share compiled programs
+
+
+def sampler_of(config: Any, params: Any) -> Sampler:
+    return Sampler(config, params, ForwardOptions(), SLOTS)
 
 
 def prompts(lengths: tuple[int, ...] = (3, 150, 31, 7)) -> list[list[int]]:
@@ -36,7 +41,7 @@ def transformers_continuation(model: Any, prompt: list[int], stop: int | None = 
 def test_greedy_is_transformers_token_for_token(case: tuple[str, dict[str, Any]], hf_folder: MakeFolder) -> None:
     model, folder = hf_folder(case[0], **case[1])
     config, _, params = from_hf(folder)
-    generated = Sampler(config, params, ForwardOptions()).generate(prompts(), NEW, [])
+    generated = sampler_of(config, params).generate(prompts(), NEW, [])
     for prompt, ours in zip(prompts(), generated, strict=True):
         assert ours.tokens == transformers_continuation(model, prompt)
         assert ours.finish_reason == "length"
@@ -52,24 +57,76 @@ def qwen2(hf_folder: MakeFolder) -> tuple[Any, Any, Any, Path]:
 def test_a_stop_token_ends_a_row_and_is_left_out(qwen2: tuple) -> None:
     model, config, params, _ = qwen2
     stop = transformers_continuation(model, prompts()[1])[5]
-    generated = Sampler(config, params, ForwardOptions()).generate(prompts(), NEW, [stop])
+    generated = sampler_of(config, params).generate(prompts(), NEW, [stop])
     for prompt, ours in zip(prompts(), generated, strict=True):
         theirs = transformers_continuation(model, prompt)
         expected = theirs[: theirs.index(stop)] if stop in theirs else theirs
         assert (ours.tokens, ours.finish_reason) == (expected, "stop" if stop in theirs else "length")
 
 
-def test_the_cache_grows_without_a_trace(qwen2: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("smaller", [{"_ROOM": 128}, {"PREFILL": 32}, {"_SHARED": 10**9}])
+def test_rooms_chunks_and_shared_prefixes_leave_no_trace(
+    qwen2: tuple, monkeypatch: pytest.MonkeyPatch, smaller: dict[str, int]
+) -> None:
     _, config, params, _ = qwen2
-    sampler = Sampler(config, params, ForwardOptions())
-    whole = sampler.generate(prompts(), NEW, [])
-    monkeypatch.setattr(sampler_module, "CHUNK", 7)
-    assert sampler.generate(prompts(), NEW, []) == whole
+    sampler = sampler_of(config, params)
+    start = prompts((70,))[0]
+    some = [start + prompt for prompt in prompts((3, 40, 31, 7))]
+    whole = sampler.generate(some, 90, [])
+    for name, value in smaller.items():
+        monkeypatch.setattr(decoding, name, value)
+    assert sampler.generate(some, 90, []) == whole
+
+
+def test_a_response_does_not_depend_on_its_neighbours(qwen2: tuple) -> None:
+    _, config, params, _ = qwen2
+    sampler = sampler_of(config, params)
+    many, limits = prompts(tuple(range(2, 22))), [9 + 7 * i % 40 for i in range(20)]
+    stop = sampler.generate(many[:1], 9, [])[0].tokens[3]
+    alone = [sampler.generate([prompt], limit, [stop])[0] for prompt, limit in zip(many, limits, strict=True)]
+    assert sampler.generate(many, limits, [stop]) == alone
+    assert {one.finish_reason for one in alone} == {"stop", "length"}
+
+
+def test_rows_come_as_they_finish_and_their_slots_are_filled_again(
+    qwen2: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, config, params, _ = qwen2
+    steps, decode = [], decoding._decode
+
+    def counted(*arguments: Any) -> Any:
+        results = decode(*arguments)
+        steps.append(int(results[2]))
+        return results
+
+    monkeypatch.setattr(decoding, "_decode", counted)
+    limits = [31] * (SLOTS - 1) + [6] * 5
+    order = [i for i, _ in sampler_of(config, params).stream(prompts((5,) * len(limits)), limits, [])]
+    assert order[:4] == [SLOTS - 1, SLOTS, SLOTS + 1, SLOTS + 2]
+    # all slots but one work on long rows, the last takes the five short ones: as many steps as a long row alone
+    assert sum(steps) == 30
+
+
+def test_a_repeated_prompt_and_a_shared_prefix_are_computed_once(qwen2: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, config, params, _ = qwen2
+    fed, embed_tokens = [], kv_cache.embed_tokens
+
+    def counted(rest: Any, layer: Any, tokens: Any, **options: Any) -> Any:
+        fed.append(tokens.shape)
+        return embed_tokens(rest, layer, tokens, **options)
+
+    monkeypatch.setattr(kv_cache, "embed_tokens", counted)
+    sampler, sampling = sampler_of(config, params), Sampling(temperature=1.0, top_k=50, top_p=0.9)
+    start = prompts((80,))[0]
+    samples = [start + tail for tail in prompts((3, 7)) for _ in range(5)]
+    together = sampler.generate(samples, 4, [], sampling)
+    assert fed == [(1, 80), (1, 16), (1, 16)]  # what both begin with, and two tails
+    assert [sampler.generate([prompt], 4, [], sampling, rows=[i])[0] for i, prompt in enumerate(samples)] == together
 
 
 def test_a_seed_draws_the_same_in_any_batch(qwen2: tuple) -> None:
     _, config, params, _ = qwen2
-    sampler, sampling = Sampler(config, params, ForwardOptions()), Sampling(temperature=1.0, top_k=50, top_p=0.9)
+    sampler, sampling = sampler_of(config, params), Sampling(temperature=1.0, top_k=50, top_p=0.9)
     together = sampler.generate(prompts(), NEW, [2], sampling, seed=5)
     for rows in ([1, 0], [3, 1]):
         some = sampler.generate([prompts()[row] for row in rows], NEW, [2], sampling, seed=5, rows=rows)
@@ -81,12 +138,13 @@ def test_a_seed_draws_the_same_in_any_batch(qwen2: tuple) -> None:
 
 def test_a_mesh_says_the_same(qwen2: tuple) -> None:
     _, config, params, folder = qwen2
-    alone = Sampler(config, params, ForwardOptions()).generate(prompts(), NEW, [])
+    alone = sampler_of(config, params).generate(prompts(), NEW, [])
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     _, _, params = from_hf(folder, mesh)
-    assert Sampler(config, params, ForwardOptions(mesh=mesh)).generate(prompts(), NEW, []) == alone
-    # three prompts on four row shards: the mesh is filled up with rows that nobody asked for
-    assert Sampler(config, params, ForwardOptions(mesh=mesh)).generate(prompts()[:3], NEW, []) == alone[:3]
+    sampler = Sampler(config, params, ForwardOptions(mesh=mesh), slots=3)  # four row shards of one slot each
+    assert sampler.generate(prompts(), NEW, []) == alone
+    many = [prompts()[1]] * 3 + prompts((9, 8, 7, 6, 5, 4))  # three samples of a prompt and six other prompts
+    assert sampler.generate(many, NEW, []) == sampler_of(config, params).generate(many, NEW, [])
 
 
 def test_restriction_is_transformers() -> None:
@@ -107,15 +165,15 @@ def test_draws_follow_the_distribution() -> None:
     probabilities = np.array([0.5, 0.3, 0.15, 0.05], np.float32)
     n = 20_000
     logits = jnp.broadcast_to(jnp.log(probabilities), (n, 4))
-    drawn = next_tokens(logits, row_keys(0, jnp.arange(n)), jnp.int32(3), Sampling(temperature=1.0))
+    drawn = next_tokens(logits, row_keys(0, jnp.arange(n)), jnp.full(n, 3), Sampling(temperature=1.0))
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / n, probabilities, atol=0.015)
-    cold = next_tokens(logits, row_keys(0, jnp.arange(n)), jnp.int32(3), Sampling(temperature=0.5))
+    cold = next_tokens(logits, row_keys(0, jnp.arange(n)), jnp.full(n, 3), Sampling(temperature=0.5))
     np.testing.assert_allclose(np.bincount(cold, minlength=4) / n, probabilities**2 / sum(probabilities**2), atol=0.015)
 
 
 def test_bad_input_is_named(qwen2: tuple) -> None:
     _, config, params, _ = qwen2
-    sampler = Sampler(config, params, ForwardOptions())
+    sampler = sampler_of(config, params)
     for given, new, words in (([[]], 1, "empty"), ([[1]], 0, "max_new_tokens"), ([[1] * 500], 20, "512 positions")):
         with pytest.raises(UserError, match=words):
             sampler.generate(given, new, [])
