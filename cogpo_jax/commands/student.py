@@ -207,7 +207,7 @@ def generate() -> cli.Main:
     """
     rows = _RowFlags.define("{prompt[, system]}")
     max_new = flags.DEFINE_integer("max_new_tokens", 512, "Tokens of a response at most.")
-    batch = flags.DEFINE_integer("batch", 8, "Prompts at a time.")
+    batch = flags.DEFINE_integer("batch", 16, "Rows decoded at a time; one that ends makes room for the next.")
     temperature = flags.DEFINE_float("temperature", 0.0, "0: greedy.")
     top_k = flags.DEFINE_integer("top_k", 0, "Draw from so many likeliest tokens; 0: all.")
     top_p = flags.DEFINE_float("top_p", 1.0, "Draw from the likeliest tokens with this probability together.")
