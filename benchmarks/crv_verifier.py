@@ -2,6 +2,7 @@
 
     python benchmarks/crv_verifier.py                                  # on the shipped set: the figures
     python benchmarks/crv_verifier.py --raw=A.jsonl,B.jsonl --write    # makes the set anew from EIT-NLP's files
+    python benchmarks/crv_verifier.py --write                          # labels the shipped texts anew
 
 The source's `correct` labels come from an automatic grader, and are noisy. Where they and the verifier disagree, it is
 adjudicated by a rule, written down as `why` (see `adjudicate`); what no rule decides is `unclear` and counts for no
@@ -32,7 +33,7 @@ _RAW = flags.DEFINE_list("raw", [], "EIT-NLP granularity files; none: the shippe
 _WRITE = flags.DEFINE_bool("write", False, "Write the shipped set anew.")
 _SAMPLE = 40  # one in so many of the texts on which source and verifier agree that they are right
 
-_UNIT = re.compile(r"(?<=\d)\s*(?:\\(?:text|mbox)\{[^}]*\}|hours|cm)(?:\^2)?\.?")
+_UNIT = re.compile(r"(?<=[\d}])\s*(?:\\(?:text|mbox)\{[^}]*\}|hours|feet|cm)(?:\^2|²)?\.?")
 
 
 def _plain_degrees(text: str) -> str:
@@ -47,6 +48,7 @@ def _plain_spacing(text: str) -> str:
 _SAME_SPELLING = (
     ("degree sign", _plain_degrees),
     ("root sign", lambda text: re.sub(r"√(\d+)", r"\\sqrt{\1}", text)),
+    ("one half", lambda text: text.replace("½", r"\frac{1}{2}")),
     ("lost form feed", lambda text: text.replace("\x0crac", r"\frac").replace(r"\dfrac", r"\frac")),
     ("unit", lambda text: _UNIT.sub("", text)),
     ("right side of a true equation", lambda text: text.split("=")[-1]),
@@ -97,6 +99,12 @@ def rows_of(paths: list[str]) -> Iterator[dict[str, Any]]:
                 }
 
 
+def _relabelled() -> Iterator[dict[str, Any]]:
+    for row in shipped():
+        label, why = adjudicate(row["gold"], row["text"], row["source"])
+        yield {**row, "label": label, "why": why}
+
+
 def shipped() -> list[dict[str, Any]]:
     """The rows of the shipped set."""
     return [json.loads(line) for line in lzma.decompress(SET.read_bytes()).split(b"\n") if line]
@@ -132,10 +140,10 @@ def main() -> None:
     """Prints the figures; with --write, makes the set."""
     counts: Counter[tuple[str, str]] = Counter()
     kept = []
-    for row in rows_of(_RAW.value) if _RAW.value else shipped():
+    for row in rows_of(_RAW.value) if _RAW.value else _relabelled() if _WRITE.value else shipped():
         verdict = judge(row).verdict
         counts[row["label"], verdict] += 1
-        agreed = row["source"] and verdict == CORRECT
+        agreed = _RAW.value and row["source"] and verdict == CORRECT
         if not agreed or hashlib.sha256(row["id"].encode()).digest()[0] % _SAMPLE == 0:
             kept.append(row)
         if row["label"] != "unclear" and verdict != UNKNOWN and verdict != row["label"]:

@@ -1,19 +1,35 @@
 """Where a text states its final answer: whole spans, never a prefix of one.
 
-Every scan here is linear in the text's length: a model's text may be hostile (10 MB of braces).
+One grammar serves the grader, which reads what is stated, and the blinder, which hides it. Every scan here is linear in
+the text's length: a model's text may be hostile (10 MB of braces).
 """
 
 import re
-from dataclasses import dataclass
-from itertools import islice
+from bisect import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
+
+from crv.verify import grade
 
 MAX_SPAN = 400  # characters; a longer "answer" is prose
 MAX_TEXT = 1_000_000  # characters; a longer text is not read at all
 MAX_SPANS = 64  # a text that states more final answers states none
 
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_ONE_TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)?|\\[A-Za-z]+|[A-Za-z]")  # \boxed 2
+_TAG = re.compile(rf"<(final_?answer|answer)>(.{{0,{MAX_SPAN}}}?)</\1>", re.I | re.S)
+_MARK = r"(?:\*\*|__)?"
 _PHRASE = re.compile(
-    r"\banswers?\b(?:\s+(?:is|are|was|would be|must be|equals)\b[ \t]*:?|\s*:)(?:\*\*)?[ \t\r\n]*|^[ \t]*####[ \t]*",
+    # a heading: "### Final Answer", "**Answer:**" alone on its line
+    rf"^[ \t]*(?:#{{1,6}}[ \t]*)?{_MARK}(?:the[ \t]+)?(?:final[ \t]+|correct[ \t]+)?answers?[ \t]*[:：]?{_MARK}"
+    r"[ \t]*[:：]?[ \t]*\r?\n[ \t\r\n]*"
+    # "the answer to this problem is", "Answer: ", "**Answer**: ", "Ans: ", "the correct option is"
+    rf"|\b(?:ans(?:wers?)?|correct (?:option|choice)){_MARK}"
+    rf"(?:(?:[ \t]+(?:to|of|for)[ \t][^\n.:;$\\]{{1,60}}?)?[ \t\r\n]+(?:is|are|was|would be|must be|equals)\b{_MARK}"
+    rf"(?:[ \t]+(?:therefore|thus|then|simply|just|indeed|clearly)\b)?[ \t]*[:：]?|[ \t]*[:：=])"
+    rf"{_MARK}[ \t\r\n]*(?:(?:option|choice)[ \t]+(?=\(?[A-H]\b))?"
+    r"|^[ \t]*####[ \t]*",
     re.I | re.M,
 )
 _RETRACTION = re.compile(
@@ -23,14 +39,21 @@ _RETRACTION = re.compile(
 )
 _TAIL = 200  # characters of text after the last final answer that are still a closing remark
 _LEAD = re.compile(
-    r"(?:(?:So|Therefore|Thus|Hence|Finally),?\s+the\s+|The\s+|Therefore,\s+|\*\*)?(?:[Ff]inal\s+|[Cc]orrect\s+)?$"
+    r"(?:(?:So|Therefore|Thus|Hence|Finally),?\s+the\s+|The\s+|Therefore,\s+|\*\*)?(?:[Ff]inal\s+|[Cc]orrect\s+)?\Z"
 )
+_INNER = re.compile(r"[\s*]*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?", re.I)
 _BREAK = re.compile(r"\n|(?<=[.!?])\s|(?<=[.!?])(?=[A-Z\\])")
+_JOIN = re.compile(r"(?:\s|\$|,|\\q?quad|\\[,; ]|\\text\{\s*(?:and|or)\s*\}|\band\b|\bor\b){0,20}")
+_STOP = re.compile(r"[\n$.!?;]")
+_OPENERS = {"\\[": "\\]", "$$": "$$", "\\(": "\\)"}
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One stated final answer: `text[start:end]` is the answer, the statement around it begins at `statement`."""
+    """One stated final answer, `text` (`whole[start:end]`, or several boxes in one sentence joined by commas).
+
+    The statement around it goes from `statement` to about `end`.
+    """
 
     start: int
     end: int
@@ -39,26 +62,62 @@ class Span:
 
 
 def final_spans(text: str) -> list[Span]:
-    """All final answers that `text` states, in order: `\\boxed{..}`, "the answer is ..", "Answer: ..", "#### ..".
+    """All final answers that `text` states, in order: boxes, "the answer is ..", "Answer: ..", "#### ..", answer tags,
+    headings with the line below.
 
-    A phrase whose answer is boxed gives the box's content. Spans are whole: up to the end of the sentence or line, a
-    dollar group never cut. Texts over MAX_TEXT, or with more than MAX_SPANS answers, give none.
+    Of nested statements the innermost counts. Spans are whole: up to the end of the sentence or line, a dollar group
+    never cut. Texts over MAX_TEXT, or with more than MAX_SPANS answers, give none.
     """
     if len(text) > MAX_TEXT:
         return []
-    openings, phrases = (list(islice(p.finditer(text), MAX_SPANS + 1)) for p in (_BOXED, _PHRASE))
-    if max(len(openings), len(phrases)) > MAX_SPANS:
+    if any(len(list(islice(p.finditer(text), MAX_SPANS + 1))) > MAX_SPANS for p in (_BOXED, _PHRASE, _TAG)):
         return []
-    boxes = _boxed(text, openings)
-    spans = [Span(start, end, _statement_start(text, start), text[start:end]) for start, end in boxes]
-    starts = [start for start, _ in boxes]
-    for match in phrases:
+    return _statements(text)
+
+
+def _statements(text: str) -> list[Span]:
+    """The final answers in the order of the text."""
+    boxes = list(_boxed(text))
+    starts = [box.start for box in boxes]
+    others = [Span(m.start(2), m.end(2), _statement_start(text, m.start()), m.group(2)) for m in _TAG.finditer(text)]
+    begins: dict[int, int] = {}  # where the words before each answer start
+    phrases = list(_PHRASE.finditer(text))
+    for match, following in zip_longest(phrases, phrases[1:]):
         start, end = match.end(), _sentence_end(text, match.end())
-        if any(start <= s < end for s in starts) or any(s <= match.start() < e for s, e in boxes):
+        if following and start <= following.start() and _INNER.fullmatch(text, start, following.start()):
+            continue  # "Final Answer: The final answer is 4": the inner one is the statement
+        k = bisect(starts, match.start())  # the box before, and the one after
+        if (k and match.start() < boxes[k - 1].end) or any(start <= s < end for s in starts[k : k + 2]):
             continue  # the box is the answer, or the words stand inside one
         if end > start:
-            spans.append(Span(start, end, _statement_start(text, match.start()), text[start:end]))
-    return sorted(spans, key=lambda span: span.start)
+            others.append(Span(start, end, _statement_start(text, match.start()), text[start:end]))
+            begins[start] = match.start()
+    spans = sorted([*others, *_joined(text, boxes)], key=lambda span: span.start)
+    kept = []
+    for span, inner in zip_longest(spans, spans[1:]):
+        if (
+            inner and inner.end <= span.end
+        ):  # "4. The answer is 5" says two things, <answer>The answer is 5</answer> one
+            begin = begins.get(inner.start, span.start)
+            if inner.start in starts or _INNER.fullmatch(text, span.start, max(span.start, begin)):
+                continue
+        kept.append(span)
+    return kept
+
+
+def _joined(text: str, boxes: list[Span]) -> list[Span]:
+    """Boxes with nothing but a comma, "and" or "or" between them are one answer."""
+    out: list[Span] = []
+    for box in boxes:
+        between = _JOIN.fullmatch(text, out[-1].end + 1, box.start) if out else None
+        opening = text.rfind("\\", out[-1].end, box.start) if out else -1
+        between = _JOIN.fullmatch(text, out[-1].end + 1, opening) if out and opening > out[-1].end else None
+        if between and re.search(r",|and|or", between.group(0)):
+            sign = " or " if re.search(r"\bor\b", between.group(0)) else ", "
+            out[-1] = replace(out[-1], end=box.end, text=out[-1].text + sign + box.text)
+        else:
+            out.append(box)
+    return out
 
 
 def retracts(text: str, spans: list[Span]) -> bool:
@@ -81,13 +140,32 @@ def cut_final_statement(text: str) -> tuple[str, str]:
     return text[:cut].rstrip(), text[cut:].strip()
 
 
-def hide_final_answers(text: str) -> str:
-    """The text without any sentence that states a final answer: what an answer-blind reader may see."""
-    kept, position = [], 0
-    for span in final_spans(text):
-        kept.append(text[position : max(position, span.statement)])
-        position = max(position, _sentence_end(text, span.end))
-    return "".join([*kept, text[position:]]).rstrip()
+def hide_final_answers(text: str, gold: str = "") -> str:
+    """The text without any sentence that states a final answer: what an answer-blind reader may see.
+
+    Lines that are nothing but the gold answer go too, and so does a box that never closes, with all after it. A text
+    over MAX_TEXT is hidden whole.
+    """
+    if len(text) > MAX_TEXT:
+        return ""
+    if spans := _statements(text):
+        kept, position = [], 0
+        for span in spans:
+            kept.append(text[position : max(position, span.statement)])
+            position = max(position, _sentence_end(text, span.end))
+        text = "".join([*kept, text[position:]])
+    if opening := _BOXED.search(text):
+        text = text[: _statement_start(text, opening.start())]
+    lines = text.split("\n")
+    if gold:
+        lines = [line for line in lines if not _only(line, gold)]
+    return "\n".join(lines).rstrip()
+
+
+def _only(line: str, gold: str) -> bool:
+    """Whether a line is the gold answer and nothing else (or `x =` before it)."""
+    line = line.strip()
+    return 0 < len(line) <= MAX_SPAN and grade.compare(gold, line)[0] == grade.SAME
 
 
 _SPEAKS_OF_ANSWER = re.compile(
@@ -110,20 +188,41 @@ def speaks_of_answer(text: str) -> str:
     return match.group(0) if match else ""
 
 
-def _boxed(text: str, openings: list[re.Match[str]]) -> list[tuple[int, int]]:
-    """(start, end) of the content of each balanced box of at most MAX_SPAN characters; an unclosed one gives none."""
-    found = []
-    for match in openings:
-        depth, i, limit = 1, match.end(), min(len(text), match.end() + MAX_SPAN)
-        while i < limit and depth:
-            if text[i] == "\\":
-                i += 1
-            elif text[i] in "{}":
-                depth += 1 if text[i] == "{" else -1
-            i += 1
-        if not depth:
-            found.append((match.end(), i - 1))
-    return found
+def _boxed(text: str) -> Iterator[Span]:
+    """The content of each balanced box of at most MAX_SPAN characters, and of boxes without braces; of boxes in boxes
+    the innermost. An unclosed one gives none."""
+    held: Span | None = None
+    boxes = list(_BOXED.finditer(text))
+    closing = _closing(text, {match.end() for match in boxes})
+    for match in boxes:
+        start, end = match.end(), closing.get(match.end(), -1)
+        if text[start : start + 1] != "{":
+            token = _ONE_TOKEN.match(text, start)
+            end = token.end() if token else -1
+        else:
+            start += 1
+        if end < 0 or end - start > MAX_SPAN:
+            continue
+        span = Span(start, end, _statement_start(text, match.start()), text[start:end])
+        if held and not (held.start <= match.start() < held.end):
+            yield held
+        held = replace(span, statement=held.statement) if held and match.start() < held.end else span
+    if held:
+        yield held
+
+
+def _closing(text: str, openings: set[int]) -> dict[int, int]:
+    """Where the braces that open at `openings` close."""
+    closes: dict[int, int] = {}
+    open_braces: list[int] = []
+    for match in re.finditer(r"\\.|[{}]", text) if openings else ():
+        if match.group(0) == "{":
+            open_braces.append(match.start())
+        elif match.group(0) == "}" and open_braces:
+            opening = open_braces.pop()
+            if opening in openings:
+                closes[opening] = match.start()
+    return closes
 
 
 def _sentence_end(text: str, start: int) -> int:
@@ -131,19 +230,24 @@ def _sentence_end(text: str, start: int) -> int:
     limit = min(len(text), start + MAX_SPAN)
     dollars = False
     i = start
-    while i < limit:
-        c = text[i]
+    opener = next((o for o in _OPENERS if text.startswith(o, start)), "")
+    if opener and (close := text.find(_OPENERS[opener], start + 2, limit)) != -1:
+        i = close + 2  # a display may go over several lines
+    while stop := _STOP.search(text, i, limit):
+        i, c = stop.start(), stop.group(0)
         if c == "\n":
-            break
+            return i
         if c == "$" and text[i - 1 : i] != "\\":
             dollars = not dollars and text.find("$", i + 1, limit) != -1
+        elif c == "." and dollars and text[i + 1 : i + 2] == "$" and not text[i + 2 : i + 3].strip():
+            return i + 2  # "$4.$": the full stop inside the mathematics
         elif c in ".!?;" and not dollars:
             following = text[i + 1 : i + 2]
             ends = c == ";" or not following or following in "\"')*$" or following.isspace() or following.isupper()
             if ends and not (c == "!" and text[i - 1 : i].isalnum()):  # "5! ways" is a factorial
-                break
+                return i
         i += 1
-    return i
+    return limit
 
 
 def _statement_start(text: str, position: int) -> int:

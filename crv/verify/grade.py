@@ -1,7 +1,7 @@
-"""Is this answer the gold one? Rules that need no algebra; what they leave open goes to `algebra` in a worker.
+"""Is this answer the gold one? Decided here where exact numbers, letters and words do; else `algebra` is asked for.
 
 A span is read *whole* or not at all: `2y` is never 2. "Different" is a proof, so it takes two answers that are each
-read completely, of one type, in one unit, and not merely one rounded from the other; else the verdict is "unknown".
+read completely, in one way, of one kind, in one unit, and not merely one rounded from the other; else it is "unknown".
 """
 
 import re
@@ -9,77 +9,121 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-SAME, DIFFERENT, UNKNOWN = "same", "different", "unknown"
-VERSION = 1  # of the rules: stored with every verdict, raised when a rule changes
+from crv.verify import equal
+from crv.verify.equal import DIFFERENT, SAME, UNKNOWN, Arithmetic, UndecidedError
+from crv.verify.latex import Node, UnreadableError, parse
+from crv.verify.spelling import join_thousands, spell
+
+VERSION = 2  # of the rules: stored with every verdict, raised when a rule changes
+MAX_LENGTH = 400  # characters of an answer; longer ones are prose
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A span read whole. `kind`: number | choice | word | math (needs algebra) | none (not readable as an answer)."""
+    """A span read whole. `kind`: choice | math | word | none (not readable as an answer).
+
+    `text` compares equal for equal spelling; `unit` as `_unit` names it; `ambiguous`: it proves no difference.
+    """
 
     kind: str
     text: str
-    value: Fraction | None = None
-    decimals: int | None = None  # digits after the point where it was written as a decimal
+    node: Node | None = None
     unit: str = ""
+    ambiguous: bool = False
+    commas: bool = False  # 5,120 is one number or two
 
 
 _UNITS = {
-    "min": "minute", "mins": "minute", "hr": "hour", "hrs": "hour", "h": "hour", "sec": "second", "s": "second",
-    "cm": "centimeter", "mm": "millimeter", "m": "meter", "km": "kilometer", "in": "inch", "inches": "inch",
-    "ft": "foot", "feet": "foot", "yd": "yard", "mi": "mile", "mph": "mile per hour", "lb": "pound", "lbs": "pound",
-    "oz": "ounce", "g": "gram", "kg": "kilogram", "cents": "cent", "dollars": "$", "dollar": "$",
-    "degrees": "degree", "percent": "%",
+    "min": "minute", "mins": "minute", "hr": "hour", "hrs": "hour", "h": "hour", "sec": "second", "secs": "second",
+    "s": "second", "cm": "centimeter", "mm": "millimeter", "m": "meter", "km": "kilometer", "in": "inch",
+    "inches": "inch", "ft": "foot", "feet": "foot", "yd": "yard", "mi": "mile", "mph": "mile/hour", "lb": "pound",
+    "lbs": "pound", "oz": "ounce", "g": "gram", "kg": "kilogram", "mg": "milligram", "l": "liter", "ml": "milliliter",
+    "cents": "cent", "dollars": "$", "dollar": "$", "usd": "$", "degrees": "degree", "percent": "%", "pct": "%",
+    "metre": "meter", "metres": "meter", "centimetre": "centimeter", "centimetres": "centimeter", "litre": "liter",
+    "litres": "liter", "j": "joule", "n": "newton", "w": "watt", "hz": "hertz", "pa": "pascal", "v": "volt",
+    "kj": "kilojoule", "kw": "kilowatt", "mol": "mole", "k": "kelvin", "c": "celsius", "ev": "electron_volt",
 }  # fmt: skip
 # Units in which one quantity has several numbers: without the unit, another number proves nothing.
-_SCALED = frozenset({*_UNITS.values(), "day", "week", "month", "year"}) - {"degree"}
+_SCALED = frozenset({*_UNITS.values(), "day", "week", "month", "year", "pair", "couple", "score", "gross"}) - {"%"}
 _EXCLUSIVE = tuple(
     frozenset(words.split())
     for words in (
-        "yes no", "true false", "even odd", "positive negative", "rational irrational", "prime composite",
-        "monday tuesday wednesday thursday friday saturday sunday",
+        "yes no", "true false", "even odd neither", "positive negative zero", "rational irrational", "prime composite",
+        "monday tuesday wednesday thursday friday saturday sunday", "increasing decreasing",
         "january february march april may june july august september october november december",
     )
 )  # fmt: skip
 
-_SPACES = re.compile(r"\\[,;:! ]|~|\{,\}(?=\d)|\s+")
-_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:,\d{3})+)(?!\d)")
-_SIGN = r"([+-]?)\s*"
-_INTEGER = re.compile(rf"{_SIGN}(\d+)$")
-_DECIMAL = re.compile(rf"{_SIGN}(\d*)\.(\d+)$")
-_FRACTION = re.compile(rf"{_SIGN}(?:\\frac\{{\s*(-?\d+)\s*\}}\{{\s*(-?\d+)\s*\}}|(\d+)\s*/\s*(\d+))$")
-_MIXED = re.compile(rf"{_SIGN}(\d+)\s*(?:\\frac\{{(\d+)\}}\{{(\d+)\}}|\s(\d+)/(\d+))$")
-_MAX_DIGITS = 60
-
-
 _QUANTITY = re.compile(
-    r"(.*[\d})])\s*((?:[A-Za-z][A-Za-z'\-]+|[mgsh])(?:[ /][A-Za-z][A-Za-z'\-]*){0,2}(?: ?\^ ?\{?[23]\}?)?)"
+    r"(.*[\d})]|.*\\pi)(\s*)(?:«([^»]+)»|([A-Za-z][A-Za-z'\-]+|[mgshJNWVK]))"
+    r"((?:[ /·]*(?:\\cdot )?«?(?<![A-Za-z])[A-Za-z][A-Za-z'\-]*»?){0,2})((?: ?\^ ?\{?-?[1-9]\}?)?)(?: ?/ ?([A-Za-z]+))?"
 )
 # Words that make another number, or a sentence, of what stands before them.
 _SENTENCE = """and or also if when because since as less more than times of to plus minus over squared cubed
 factorial in for with by is are was not no but where which that hundred thousand million billion dozen half base mod
-modulo at from the then so only either each remainder x y z"""
+modulo at from the then so only either each remainder x y z th st nd rd sqrt pi sin cos tan log ln choose"""
 _NO_UNITS = frozenset(_SENTENCE.split())
+_PLAIN = re.compile(r"[+-]?(?:\d+|\d*\.\d+)")
 
 
 def compare(gold: str, answer: str) -> tuple[str, str]:
     """(same | different | unknown, the rule that decided); rule "algebra" asks for `algebra.compare` in a worker."""
+    try:
+        return decide(gold, answer, equal.Exact())
+    except UndecidedError:
+        return UNKNOWN, "algebra"
+
+
+def decide(gold: str, answer: str, arithmetic: Arithmetic) -> tuple[str, str]:
+    """The verdict on two spans by one arithmetic. Raises UndecidedError where that one is not enough."""
     a, b = read(gold), read(answer)
+    if a.text and a.text == b.text and a.unit == b.unit:
+        return SAME, "text"
     if a.kind == "none" or b.kind == "none":
         side = "gold" if a.kind == "none" else "answer"
-        return (SAME, "text") if a.text and a.text == b.text else (UNKNOWN, f"{side} not readable whole")
-    if a.kind == b.kind == "number":
-        return _compare_numbers(a, b)
-    if a.text == b.text:
-        return SAME, "text"
+        return UNKNOWN, f"{side} not readable whole"
     if a.kind == b.kind == "choice":
         return DIFFERENT, "choice"
     if a.kind == b.kind == "word":
         exclusive = any(a.text in words and b.text in words for words in _EXCLUSIVE)
         return (DIFFERENT, "exclusive words") if exclusive else (UNKNOWN, "other words")
-    if {a.kind, b.kind} <= {"math", "number"}:
-        return UNKNOWN, "algebra"
-    return UNKNOWN, f"types {a.kind} and {b.kind}"
+    if a.kind != "math" or b.kind != "math":
+        return UNKNOWN, f"kinds {a.kind} and {b.kind}"
+    if a.unit != b.unit:
+        return _other_units(a, b, arithmetic)
+    verdict, rule = equal.compare(_node(a), _node(b), arithmetic)
+    return _proved(verdict, a, b), rule
+
+
+def _node(reading: Reading) -> Node:
+    assert reading.node is not None
+    return reading.node
+
+
+def _proved(verdict: str, a: Reading, b: Reading) -> str:
+    lists = [_node(r).op == "list" for r in (a, b)]
+    unsure = a.ambiguous or b.ambiguous or ((a.commas or b.commas) and lists[0] != lists[1])
+    return UNKNOWN if verdict == DIFFERENT and unsure else verdict
+
+
+def _other_units(a: Reading, b: Reading, arithmetic: Arithmetic) -> tuple[str, str]:
+    """One unit is missing, or they are two: converted if both are known, and a proof only then."""
+    units = f"units {a.unit or 'none'} and {b.unit or 'none'}"
+    if a.unit and b.unit and {a.unit, b.unit} != {"$", "%"}:
+        if isinstance(arithmetic, equal.Exact):
+            raise UndecidedError("units")
+        from crv.verify.algebra import factors
+
+        scale = factors(a.unit, b.unit)
+        if scale is None:
+            return UNKNOWN, units
+        nodes = [Node("mul", (_node(r), f)) for r, f in zip((a, b), scale, strict=True)]
+        verdict, _ = equal.compare(nodes[0], nodes[1], arithmetic)
+        return _proved(verdict, a, b), units
+    verdict, rule = equal.compare(_node(a), _node(b), arithmetic)
+    if verdict == DIFFERENT and any(part in _SCALED for r in (a, b) for part in re.split(r"[/^* ]", r.unit)):
+        return UNKNOWN, units
+    return _proved(verdict, a, b), rule
 
 
 def readable(gold: str) -> bool:
@@ -90,135 +134,79 @@ def readable(gold: str) -> bool:
 @lru_cache(maxsize=4096)
 def read(span: str) -> Reading:
     """Reads one answer span whole (without solving anything)."""
-    text = normalise(span)
-    if not text or len(text) > 400:
+    plain = span.strip()
+    if len(plain) < 40 and _PLAIN.fullmatch(plain):
+        value = Fraction(plain)
+        node = Node("decimal" if "." in plain else "number", (), abs(value))
+        return Reading("math", plain, Node("neg", (node,)) if value < 0 else node)
+    if len(span) > 3 * MAX_LENGTH:
+        return Reading("none", "")
+    text = spell(span)
+    if not text or len(text) > MAX_LENGTH:
         return Reading("none", "")
     choice = re.fullmatch(r"\(?([A-H])\)?(?:[.:)]\s*\S.*)?|\(([A-H])\)\s*\S.*", text)
     if choice and not re.fullmatch(r"\([A-H],.*", text):
         return Reading("choice", choice.group(1) or choice.group(2))
-    bare, unit = _split_unit(text)
-    number = _number(bare)
-    if number is not None:
-        return Reading("number", bare, *number, unit)
-    word = re.sub(r"[^a-z ]", "", text.lower()).strip()
-    if word and re.fullmatch(r"[A-Za-z][A-Za-z '\-]*", text) and len(word) > 2:
-        return Reading("word", word)
-    if not unit and _is_math(bare):
-        return Reading("math", bare.replace(" ", ""))
-    return Reading("none", text)
+    bare, unit, unsure = _split_unit(text)
+    same_text = _packed(text) if unit or not re.fullmatch(r"[A-Za-z '\-]+", text) else text.lower()
+    bare = "=".join(join_thousands(side) for side in bare.split("="))
+    try:
+        parsed = parse(bare)
+    except UnreadableError:
+        return _words(text, same_text)
+    grouped = bool(re.fullmatch(r"(?:.*=)? ?\d{1,3},\d+ ?", text))  # 5,120: one number, or two
+    shouted = bool(re.fullmatch(r"\d+!", span.strip()))
+    plain = _packed(bare)
+    return Reading("math", plain, parsed.node, unit, parsed.ambiguous or shouted or unsure, grouped)
 
 
-def normalise(span: str) -> str:
-    """One spelling for what differs in looks only: dollars, boxes, spacing commands, `\\dfrac`, degrees, thousands."""
-    text = span.replace("\x0crac", r"\frac").replace("\x08oxed", r"\boxed").strip()  # what JSON made of \f and \b
-    text = re.sub(r"\\\\(?=[A-Za-z!])", lambda _: "\\", text) if "matrix" not in text else text  # a doubled backslash
-    text = (
-        text.replace("−", "-").replace("–", "-").replace("×", r"\times ").replace("π", r"\pi ").replace("°", r"^\circ")
-    )
-    text = re.sub(r"\*\*|__|`", "", text).strip()
-    text = re.sub(r"\\\[|\\\]|\\\(|\\\)", "", text)
-    text = re.sub(r"\\(?:text|mathrm|textbf|textit|mbox|mathbf|textrm)\s*\{([^{}]*)\}", r" \1 ", text)
-    text = re.sub(r"\\left(?![a-z])|\\right(?![a-z])", "", text)
-    text = text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace(r"\%", "%").replace(r"\$", "\x00")
-    # "$15" is money, "$15$" is math: an unpaired leading dollar is a currency sign
-    if text.count("$") == 1 and text.startswith("$"):
-        text = "\x00" + text[1:]
-    text = text.replace("$", "").replace("\x00", "$")
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})", " degree ", text)
-    text = re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", re.sub(r"(?<!\\)\bsqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text))
-    text = re.sub(r"√\s*(\d+)|√\s*\(([^()]*)\)", lambda m: rf"\sqrt{{{m.group(1) or m.group(2)}}}", text)
-    text = text.replace(r"\!", "")
-    text = _SPACES.sub(lambda m: "," if m.group(0) == "{,}" else " ", text)
-    text = re.sub(r"[\s.,;:!]*$", "", text) if not re.search(r"\d!$", text) else text
-    text = _THOUSANDS.sub(lambda m: m.group(1) + m.group(2).replace(",", ""), text)
-    text = re.sub(r"(?<=\d) ?, ?(?=\d{3}\b)(?!\d{3},? )", ",", text)
-    return " ".join(text.split())
+def _packed(text: str) -> str:
+    """For comparing by spelling: no spaces but those between two digits."""
+    return re.sub(r"(?<!\d) | (?!\d)|[«»]", "", text)
 
 
-def _split_unit(text: str) -> tuple[str, str]:
-    """("40", "minute") of "40 min": words after a number, a percent sign, a leading currency sign, "x = "."""
-    assigned = re.fullmatch(r"[A-Za-z](?:_\{?\w\}?)? ?= ?([^=]+)", text)
-    if assigned:
-        text = assigned.group(1).strip()
-    if text.startswith(("$", "-$")):
-        return text.replace("$", "", 1).strip(), "$"
-    if text.endswith("%"):
-        return text[:-1].strip(), "%"
+def _words(text: str, same_text: str) -> Reading:
+    """A short answer in words; other text compares only by its spelling."""
+    plain = re.sub(r"[«»]", "", text)
+    if re.fullmatch(r"[A-Za-z][A-Za-z '\-,]*", plain) and len(plain) > 2:
+        words = re.sub(r"^(?:the|an?) ", "", " ".join(plain.lower().replace("-", " ").split()))
+        return Reading("word", words)
+    return Reading("none", same_text)
+
+
+def _split_unit(text: str) -> tuple[str, str, bool]:
+    """("40", "minute", False) of "40 min"; the last says that a lone letter may be a factor rather than a unit."""
+    money = re.match(r"(?:[A-Za-z] ?= ?)?(-?) ?¤ ?(-?)", text)
+    if money and text.count("¤") == 1:
+        return money.group(1) + money.group(2) + text[money.end() :], "$", False
+    if text.endswith("¤"):
+        return text[:-1].strip(), "$", False
     match = _QUANTITY.fullmatch(text)
-    if match and _number(match.group(1).strip()) is not None:
-        number, words = match.group(1).strip(), match.group(2)
-        # "2pq" is a product, "40 minutes" a quantity: a unit stands apart, or is one we know
-        known = len(words) > 1 and words.split()[0].lower() in _UNITS
-        if (text[len(number)] == " " or known) and not _NO_UNITS & set(words.lower().split()):
-            return number, _unit(words)
-    return text, ""
+    if not match:
+        return text, "", False
+    head, space, marked, plain, more, power, per = match.groups()
+    words = f"{marked or plain}{more}".replace("«", "").replace("»", "").replace("\\cdot", "*").strip()
+    parts = set(re.split(r"[ /*]", words.lower()))
+    known = len(words) > 1 and words.split()[0].lower() in _UNITS
+    if _NO_UNITS & parts or not (marked or space or known) or head.rstrip().endswith("="):
+        return text, "", False
+    if len(plain or "xx") == 2 and not (known or marked) and plain and not plain.islower():
+        return text, "", False
+    unit = _unit(words, re.sub(r"[^\d-]", "", power)) + (f"/{_unit(per)}" if per else "")
+    unit = "" if unit in {"unit", "unit^2", "unit^3"} else unit
+    if unit in {"%", "degree"}:
+        return f"({head})" + ("%" if unit == "%" else r"^{\circ}"), "", False
+    return head.strip(), unit, not marked and len(words) == 1
 
 
-def _unit(words: str) -> str:
-    words = words.lower().strip()
-    if power := re.fullmatch(r"(.+?) ?\^? ?\{?([23])\}?", words):
-        return f"{_unit(power.group(1))}^{power.group(2)}"
-    if power := re.fullmatch(r"(square|sq|cubic) (.+)", words):
-        return f"{_unit(power.group(2))}^{3 if power.group(1) == 'cubic' else 2}"
-    unit = _UNITS.get(words, words)
-    return _UNITS.get(unit, unit[:-1] if unit.endswith("s") and len(unit) > 3 else unit)
-
-
-def _number(text: str) -> tuple[Fraction, int | None] | None:
-    if len(text) > _MAX_DIGITS:
-        return None
-    if m := _INTEGER.fullmatch(text):
-        return _signed(m.group(1), Fraction(int(m.group(2)))), None
-    if m := _DECIMAL.fullmatch(text):
-        digits = m.group(3)
-        return _signed(m.group(1), Fraction(int((m.group(2) or "0") + digits), 10 ** len(digits))), len(digits)
-    if m := _FRACTION.fullmatch(text):
-        over, under = int(m.group(2) or m.group(4)), int(m.group(3) or m.group(5))
-        return (_signed(m.group(1), Fraction(over, under)), None) if under else None
-    if m := _MIXED.fullmatch(text):
-        over, under = int(m.group(3) or m.group(5)), int(m.group(4) or m.group(6))
-        return (_signed(m.group(1), int(m.group(2)) + Fraction(over, under)), None) if under else None
-    return None
-
-
-def _signed(sign: str, value: Fraction) -> Fraction:
-    return -value if sign == "-" else value
-
-
-def _compare_numbers(a: Reading, b: Reading) -> tuple[str, str]:
-    assert a.value is not None
-    assert b.value is not None
-    alike = a.unit == b.unit or not a.unit or not b.unit
-    if a.value == b.value:
-        return (SAME, "number") if alike or not _scaled(a, b) else (UNKNOWN, f"units {a.unit} and {b.unit}")
-    if a.unit != b.unit and _scaled(a, b):
-        ratio = abs(a.value / b.value) if a.value and b.value else Fraction(0)
-        money = {a.unit, b.unit} <= {"$", "%", ""}
-        if not money or ratio in (100, Fraction(1, 100)):
-            return UNKNOWN, f"units {a.unit or 'none'} and {b.unit or 'none'}"
-    written_exactly = a.decimals is None and b.decimals is None
-    if not written_exactly and abs(a.value - b.value) <= max(abs(a.value), abs(b.value)) / 100:
-        return UNKNOWN, "perhaps rounded"
-    return DIFFERENT, "number"
-
-
-def _scaled(a: Reading, b: Reading) -> bool:
-    return any(unit.split("^")[0] in _SCALED for unit in (a.unit, b.unit))
-
-
-_COMMANDS = re.compile(
-    r"\\(?:frac|sqrt|pi|cdot|times|div|pm|infty|cup|cap|le|leq|ge|geq|in|binom|begin|end|\\|\{|\}|sin|cos|tan|log|ln|alpha|beta|theta|emptyset)(?![A-Za-z])|\\[{}\\]"
-)
-
-
-def _is_math(text: str) -> bool:
-    """Whether `text` consists of known commands, digits, operators and single-letter names only."""
-    if re.search(r"\d\s+\d|[A-Za-z]\s+[A-Za-z]{2,}|_|%|'|\?|\\pm", text):
-        return False  # "2 3" would be read as 5, "11_{2}" as 11
-    rest = (
-        re.sub(r"(?:begin|end)\{[pb]?matrix\}", "", _COMMANDS.sub(" ", text))
-        if "matrix" in text
-        else _COMMANDS.sub(" ", text)
-    )
-    return bool(rest.strip() or text) and not re.search(r"\\|[A-Za-z]{3,}|[^\sA-Za-z0-9+\-*/^=<>(){}\[\].,|!&]", rest)
+def _unit(words: str, power: str = "") -> str:
+    words = words.strip()
+    if match := re.fullmatch(r"(?:square|sq\.?|cubic) (.+)", words, re.I):
+        return f"{_unit(match.group(1))}^{3 if words[0] in 'cC' else 2}"
+    if match := re.fullmatch(r"(.+?)(?:/| per )(.+)", words):
+        return f"{_unit(match.group(1))}/{_unit(match.group(2), power)}"
+    if power:
+        return f"{_unit(words)}^{power}"
+    unit = words.lower()
+    unit = _UNITS.get(unit, unit)
+    return _UNITS.get(unit, unit[:-1] if unit.endswith("s") and len(unit) > 3 and unit != "celsius" else unit)

@@ -1,8 +1,16 @@
-"""Algebra in processes that can be killed: a time-out or a crash is "unknown", never "wrong"."""
+"""Algebra in processes that can be killed: a time-out or a crash is "unknown", never "wrong".
+
+`python -m crv.verify.workers MEGABYTES SECONDS` is such a process. It reads {gold, answer} lines, writes [verdict,
+rule] lines, and ends with its standard input. The seconds are CPU time of one comparison, so that a busy machine does
+not change verdicts: when they are up, the kernel ends the process.
+"""
 
 import asyncio
 import contextlib
 import json
+import os
+import resource
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -12,11 +20,11 @@ from crv.verify.certificate import Certificate, certify, ladder
 from crv.verify.grade import UNKNOWN
 
 _WALL_FACTOR = 60.0  # a worker that uses no CPU time for so long is stuck
-_START_SECONDS = 300.0  # importing sympy on a loaded machine
+_START_SECONDS = 300.0  # imports on a loaded machine
 
 
 class AlgebraWorkers:
-    """A few `crv.verify.worker` processes, started when first needed, replaced when they hang or die.
+    """A few processes of `serve`, started when first needed, replaced when they hang or die.
 
     `seconds` (of CPU time) and `megabytes` bound one comparison; `lost` counts the workers that a comparison cost.
     """
@@ -59,7 +67,7 @@ class AlgebraWorkers:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "crv.verify.worker",
+            "crv.verify.workers",
             str(self.megabytes),
             str(self.seconds),
             stdin=asyncio.subprocess.PIPE,
@@ -74,7 +82,7 @@ class AlgebraWorkers:
         if line != b"ready\n":
             await _kill(process)
             raise UserError(
-                "grader: the worker process does not start: is math-verify installed (pip install cogpo-jax[crv])?"
+                "grader: the worker process does not start: is mpmath installed (pip install cogpo-jax[crv])?"
             )
         return process
 
@@ -113,3 +121,26 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await process.wait()
+
+
+def serve() -> None:
+    """Serves comparisons until end of input, under the limits of the command line."""
+    limit, seconds = int(sys.argv[1]) << 20, float(sys.argv[2])
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not become a verdict
+    from crv.verify import algebra  # its imports are most of the start-up time, and are paid before the limits hold
+
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    out.write("ready\n")
+    out.flush()
+    for line in sys.stdin:
+        request = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF's default action ends the process, in C code too
+        verdict = algebra.compare(request["gold"], request["answer"])
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        out.write(json.dumps(verdict) + "\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    serve()

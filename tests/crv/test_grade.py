@@ -61,6 +61,7 @@ INCORRECT = [
     ("\\{1,2\\}", "The answer is \\{2,3\\}"),
     ("114\\text{ square units}", "The answer is 150 square units"),
     ("\\$15", "The answer is $18"),
+    ("11_{2}", "The answer is 11_{3}"),
 ]
 UNKNOWN = [
     ("5", "The answer is 15. This is incorrect. It should be 5"),
@@ -77,7 +78,6 @@ UNKNOWN = [
     ("5", "The answer is unclear"),
     ("5", "The answer is not 5"),
     ("5", "no statement at all"),
-    ("11_{2}", "The answer is 11_{3}"),
     ("\\frac{1}{2}", "The answer is \\frac{1}{2"),
     ("1", "The answer is 1 and also 2"),
     ("126", "The answer is 64 + 64 = 126"),  # a false equation states no answer
@@ -101,17 +101,21 @@ def test_verdicts(graded, gold, text, verdict):
 
 def test_hostile_answers_cost_a_worker_not_the_run():
     async def run():
-        async with AlgebraWorkers(1, seconds=2, megabytes=1024) as workers:
+        async with AlgebraWorkers(1, seconds=0.02, megabytes=1024) as workers:
             compare = ladder(workers.compare)
+            long = "+".join(f"\\sin^{{{k}}}(x^{k})" for k in range(1, 20))  # honest, and too long for 20 ms
+            slow = await certify(long, f"The answer is ${long}+\\cos^2 x$", compare)
+            workers.seconds = 5.0
             tower = await certify("9^9", "The answer is 9^{9^{9^{9^9}}}", compare)
             braces = await certify("3", "The answer is " + "{" * 10_000_000, compare)
             unclosed = await certify("3", "The answer is $\\frac{\\sqrt{\\frac{1}{", compare)
             after = await certify("2\\sqrt{5}", "The answer is \\sqrt{20}", compare)
-            return tower, braces, unclosed, after, workers.lost
+            return slow, tower, braces, unclosed, after, workers.lost
 
     start = time.monotonic()
-    tower, braces, unclosed, after, lost = asyncio.run(run())
-    assert (tower.verdict, braces.verdict, unclosed.verdict) == ("unknown",) * 3
+    slow, tower, braces, unclosed, after, lost = asyncio.run(run())
+    assert (slow.verdict, tower.verdict, braces.verdict, unclosed.verdict) == ("unknown",) * 4
     assert after.verdict == "correct", "a worker that was lost is replaced"
     assert lost == 1
+    assert "time" in slow.rule
     assert time.monotonic() - start < 60

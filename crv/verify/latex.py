@@ -1,0 +1,561 @@
+"""The text of an answer, as `spelling.spell` writes it, as a tree: a recursive-descent parser.
+
+Written for answers, not for documents: what is not mathematics that a final answer may hold is refused, never skipped,
+so a tree always stands for the *whole* text. Public parsers (latex2sympy2) give a prefix, or a product of the letters.
+No arithmetic is done here, so no text is expensive to read.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NoReturn
+
+from crv.verify.spelling import GREEK
+
+MAX_DEPTH = 24  # of brackets in brackets; each costs about ten frames of Python's stack
+_MAX_EXPONENT = 400  # of a number like 3e8
+
+
+class UnreadableError(ValueError):
+    """The text is not, as a whole, mathematics that this parser knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An expression or a statement: `op` on `args`; `value` holds a number, a name, brackets or relation signs."""
+
+    op: str
+    args: tuple["Node", ...] = ()
+    value: Fraction | str | tuple[str, ...] | None = None
+
+    def has(self, *ops: str) -> bool:
+        """Whether the tree holds one of `ops` (or of the constants pi, e, i, infty)."""
+        return (
+            self.op in ops or (self.op == "constant" and self.value in ops) or any(arg.has(*ops) for arg in self.args)
+        )
+
+    def symbols(self) -> frozenset[str]:
+        """The names of the free symbols."""
+        own = {str(self.value)} if self.op == "symbol" else set()
+        return frozenset(own.union(*(arg.symbols() for arg in self.args)))
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A tree, and whether people would read the text in another way too (1/2x): then it proves no difference."""
+
+    node: Node
+    ambiguous: bool
+
+
+_NAMES = """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch
+arcsinh arccosh arctanh ln lg log exp"""
+_FUNCTIONS = frozenset(_NAMES.split())
+_INVERSE = {name.replace("arc", "", 1): name for name in _FUNCTIONS if name.startswith("arc")}
+_WORDS = _FUNCTIONS | {"sqrt", "pi", "and", "or", "infinity", "asin", "acos", "atan", "abs"}
+_ALIASES = {
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "arcosh": "arccosh",
+    "artanh": "arctanh", "cosec": "csc", "tg": "tan", "ctg": "cot", "land": "and", "wedge": "and", "lor": "or",
+    "vee": "or", "infinity": "infty", "varnothing": "emptyset", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|",
+    "backslash": "setminus", "leqslant": "le", "geqslant": "ge", "leq": "le", "geq": "ge", "neq": "ne", "lt": "<",
+    "gt": ">", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "ast": "*", "times": "*", "cdot": "*",
+    "colon": ":", "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta",
+}  # fmt: skip
+_RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "<=": "<=", ">=": ">=", "ne": "!=", "in": "in"}
+_ACCENTS = frozenset({"vec", "overline", "bar", "hat", "tilde", "overrightarrow", "angle", "triangle"})
+
+_TOKEN = re.compile(
+    r"\\[A-Za-z]+|\\[{}\\|]|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?![\d.^]))?|«[^»]*»|[A-Za-z]+|<=|>=|\*\*|\.\.\.|\S",
+    re.ASCII,
+)
+
+
+_DIGITS = "0123456789"
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: str
+    spaced: bool  # whether a space stands before it
+
+    @property
+    def number(self) -> bool:
+        return self.text[0] in _DIGITS or (self.text[0] == "." and self.text[1:2] in _DIGITS and len(self.text) > 1)
+
+    @property
+    def letter(self) -> bool:
+        return len(self.text) == 1 and self.text.isalpha()
+
+
+def _tokens(text: str) -> list[_Token]:
+    found: list[_Token] = []
+    for match in _TOKEN.finditer(text):
+        word, spaced = match.group(0), match.start() > 0 and text[match.start() - 1] == " "
+        if word.startswith("«"):
+            word = word[1:-1].strip().lower() if len(word.strip("« »")) > 1 else word[1:-1].strip()
+            if not (word in _WORDS or len(word) == 1 or word in {"", ",", "if", "for"}):
+                for_name = found and found[-1].text in "_{"  # m_{\text{max}} is a name; other words are no mathematics
+                if not for_name:
+                    raise UnreadableError(f"words: {word}")
+            spaced = True
+            if not word:
+                continue
+        if word[0] == "\\" and len(word) > 1:
+            name = word[1:]
+            name = _ALIASES.get(name, name)
+            word = name if name in {"|", "<", ">", "*", "[", "]", ":", "\\{", "\\}"} else f"\\{name}"
+        elif word == "**":
+            word = "^"
+        elif word[0].isalpha() and len(word) > 1:
+            if word in _WORDS:
+                word = f"\\{_ALIASES.get(word, word)}"
+            else:
+                in_name = bool(found) and found[-1].text in "_{"
+                if len(word) > 2 and not in_name and not word.isupper() and not _is_product(word):
+                    raise UnreadableError(f"a word: {word}")
+                found += [_Token(c, spaced and k == 0) for k, c in enumerate(word)]
+                continue
+        found.append(_Token(word, spaced))
+    return found
+
+
+def _is_product(word: str) -> bool:
+    """Whether three or four letters are a product (abc, xyz) and no word: in order, and not one of the few words."""
+    return (
+        len(word) < 5
+        and word.islower()
+        and list(word) == sorted(set(word))
+        and word not in {"any", "how", "box", "not", "most", "best"}
+    )
+
+
+def parse(text: str) -> Parsed:
+    """The tree of the whole of `text`, as `spell` gives it. Raises UnreadableError."""
+    parser = _Parser(_tokens(text))
+    try:
+        node = parser.listing()
+    except IndexError:
+        raise UnreadableError("it ends too early") from None
+    if parser.at < len(parser.tokens):
+        raise UnreadableError(f"what is {parser.peek()!r} here?")
+    return Parsed(node, parser.ambiguous)
+
+
+def number(value: Fraction | int) -> Node:
+    """The node of an exact number."""
+    return Node("number", (), Fraction(value))
+
+
+class _Parser:
+    """Recursive descent: listing > relation > union > sum > product > factor > primary."""
+
+    def __init__(self, tokens: list[_Token]):
+        self.tokens, self.at, self.depth, self.ambiguous = list(tokens), 0, 0, False
+        self.bars = 0  # open absolute values: the next | closes one
+
+    def peek(self, ahead: int = 0) -> str:
+        return self.tokens[self.at + ahead].text if self.at + ahead < len(self.tokens) else ""
+
+    def next(self) -> str:
+        self.at += 1
+        return self.tokens[self.at - 1].text
+
+    def take(self, *texts: str) -> str:
+        if self.peek() not in texts or not self.peek():
+            raise UnreadableError(f"{self.peek() or 'the end'!r} where {' or '.join(texts)} should be")
+        return self.next()
+
+    def fail(self) -> NoReturn:
+        raise UnreadableError(f"what is {self.peek()!r} here?")
+
+    def listing(self) -> Node:
+        """One statement, or several with commas, semicolons, "and", "or" between; value: the weakest of these."""
+        items, signs = [self.relation()], set()
+        while self.peek() in {",", ";", "\\and", "\\or"}:
+            while self.peek() in {",", ";", "\\and", "\\or"}:
+                signs.add(self.next())
+            if not self.peek() or self.peek() in {")", "]", "}", "\\}"}:
+                self.fail()
+            items.append(self.relation())
+        if not signs:
+            return items[0]
+        return Node("list", tuple(items), "or" if "\\or" in signs else "and" if "\\and" in signs else ",")
+
+    def relation(self) -> Node:
+        sides, signs = [self.union()], []
+        while True:
+            token = self.peek()
+            if token == "!" and self.peek(1) == "=":
+                self.at += 1
+                token, sign = "=", "!="
+            elif token.lstrip("\\") in _RELATIONS:
+                sign = _RELATIONS[token.lstrip("\\")]
+            elif token == ":" and self.depth == 0:
+                sign = ":"
+            else:
+                break
+            self.at += 1
+            signs.append(sign)
+            sides.append(self.union())
+        return Node("chain", tuple(sides), tuple(signs)) if signs else sides[0]
+
+    def union(self) -> Node:
+        left = self.sum()
+        while self.peek() in {"\\cup", "\\cap", "\\setminus"}:
+            left = Node(self.next()[1:], (left, self.sum()))
+        return left
+
+    def sum(self) -> Node:
+        terms: list[Node] = []
+        pm: list[tuple[str, Node]] = []
+        first = True
+        while first or self.peek() in {"+", "-", "\\pm", "\\mp"}:
+            sign = self.next() if self.peek() in {"+", "-", "\\pm", "\\mp"} else "+"
+            term = self.product()
+            first = False
+            if sign in {"\\pm", "\\mp"}:
+                pm.append((sign, term))
+            elif terms and sign == "-" and is_set(terms[0]) and is_set(term):
+                terms = [Node("setminus", (terms[0] if len(terms) == 1 else Node("add", tuple(terms)), term))]
+            else:
+                terms.append(Node("neg", (term,)) if sign == "-" else term)
+        node = terms[0] if len(terms) == 1 else Node("add", tuple(terms)) if terms else number(0)
+        for sign, term in pm:
+            node = Node("pm", (node, term), sign[1:])
+        return node
+
+    def product(self) -> Node:
+        node = last = self.signed()
+        divided = False
+        while True:
+            token = self.peek()
+            if token in {"*", "/", "\\div"}:
+                self.at += 1
+                last = self.signed()
+                node = Node("mul" if token == "*" else "div", (node, last))
+                divided = token == "/"
+                bare = last.op == "number" and self.at < len(self.tokens) and self.tokens[self.at].spaced  # 1/64 e^x
+                divided = divided and not bare
+            elif self.starts_factor():
+                if self.tokens[self.at].number and last.op in {"number", "decimal", "base", "symbol", "constant"}:
+                    raise UnreadableError("two numbers side by side")
+                self.ambiguous |= divided  # 1/2x
+                last = self.factor()
+                node = Node("mul", (node, last))
+            else:
+                return node
+
+    def signed(self) -> Node:
+        sign = self.next() if self.peek() in {"+", "-"} else "+"
+        node = self.factor()
+        return Node("neg", (node,)) if sign == "-" else node
+
+    def starts_factor(self) -> bool:
+        token = self.peek()
+        if not token or token in {"\\or", "\\and", "\\in", "\\cup", "\\cap", "\\setminus", "\\div", "\\pm", "\\mp"}:
+            return False
+        if token[0] == "\\":
+            return token not in {"\\}", "\\\\", "\\end", "\\rangle", "\\rfloor", "\\rceil", "\\|"} and (
+                token.lstrip("\\") not in _RELATIONS
+            )
+        return (token == "|" and not self.bars) or token in "([{" or self.tokens[self.at].number or token.isalpha()
+
+    def factor(self) -> Node:
+        node = self.primary()
+        while True:
+            token = self.peek()
+            if token == "^":
+                self.at += 1
+                if self.peek() == "{" and self.peek(1) == "\\circ":
+                    self.at += 2
+                    self.take("}")
+                    node = Node("degree", (node,))
+                else:
+                    node = Node("pow", (node, self.exponent()))
+            elif token == "!" and not (self.peek(1) == "=" and self.tokens[self.at].spaced):
+                self.at += 1
+                if self.peek() == "!":
+                    raise UnreadableError("a double factorial")
+                node = Node("factorial", (node,))
+            elif token == "%":
+                self.at += 1
+                node = Node("percent", (node,))
+            else:
+                return node
+
+    def exponent(self) -> Node:
+        if self.peek() in {"-", "+"}:
+            return Node("neg", (self.exponent(),)) if self.next() == "-" else self.exponent()
+        if self.peek() == "{":
+            return self.group()
+        node = self.primary()
+        if self.peek() == "^":
+            self.at += 1
+            node = Node("pow", (node, self.exponent()))
+        return node
+
+    def group(self) -> Node:
+        """The content of braces."""
+        self.take("{")
+        node = self.inside(self.listing)
+        self.take("}")
+        return node
+
+    def inside(self, read: "type | object") -> Node:
+        bars, self.bars = self.bars, 0
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise UnreadableError("nested too deeply")
+        node: Node = read()  # type: ignore[operator]
+        self.depth -= 1
+        self.bars = bars
+        return node
+
+    def argument(self) -> Node:
+        """What a command is applied to: braces, one digit, or one letter or command."""
+        if self.peek() == "{":
+            return self.group()
+        token = self.tokens[self.at]
+        if token.number and len(token.text) > 1:  # \frac12
+            if not token.text.isdecimal():
+                self.fail()
+            self.tokens[self.at] = _Token(token.text[1:], False)
+            return number(int(token.text[0]))
+        return self.primary()
+
+    def primary(self) -> Node:
+        token = self.tokens[self.at]
+        text = self.next()
+        if token.number:
+            return self.numeral(text)
+        if token.letter:
+            return self.name(text)
+        if text in {"(", "["}:
+            node = self.inside(self.listing)
+            close = self.take(")", "]")
+            if node.op == "list" and node.value == ",":
+                return Node("seq", node.args, text + close)
+            if text + close not in {"()", "[]"} or node.op in {"list", "chain"}:
+                raise UnreadableError("brackets around a statement")
+            return node if not is_set(node) else Node("seq", (node,), text + close)
+        if text == "{":
+            self.at -= 1
+            node = self.group()
+            return Node("set", node.args if node.op == "list" else (node,)) if node.op == "list" else node
+        if text == "\\{":
+            return self.braces()
+        if text == "|":
+            self.bars += 1
+            node = self.sum()
+            self.take("|")
+            self.bars -= 1
+            return Node("abs", (node,))
+        if text[0] != "\\":
+            self.at -= 1
+            self.fail()
+        return self.command(text[1:])
+
+    def numeral(self, text: str) -> Node:
+        mantissa, _, exponent = text.lower().partition("e")
+        if exponent and abs(int(exponent)) > _MAX_EXPONENT:
+            raise UnreadableError("too large an exponent")
+        value = Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
+        if not text.isdecimal():
+            return Node("decimal" if "." in text else "number", (), value)
+        if self.peek() == "_":
+            self.at += 1
+            base = self.argument()
+            if base.op != "number" or not 2 <= base.value <= 36:  # type: ignore[operator]
+                raise UnreadableError("a subscript that is no base")
+            return Node("base", (), (text, str(base.value)))
+        mixed = self.mixed_part()
+        return Node("number", (), value + mixed)
+
+    def mixed_part(self) -> Fraction:
+        """The proper fraction that stands after a whole number (2\\frac12, 2 1/2), or 0."""
+        texts = [self.peek(k) for k in range(7)]
+        if texts[0] == "\\frac":
+            over, under, used = "", "", 0
+            if texts[1] == "{" and texts[3] == "}" and texts[4] == "{" and texts[6] == "}":
+                over, under, used = texts[2], texts[5], 7
+            elif texts[1].isdecimal() and len(texts[1]) == 2:
+                over, under, used = texts[1][0], texts[1][1], 2
+        elif texts[0].isdecimal() and self.tokens[self.at].spaced and texts[1] == "/" and texts[2].isdecimal():
+            over, under, used = texts[0], texts[2], 3
+        else:
+            return Fraction(0)
+        if not (over.isdecimal() and under.isdecimal()):
+            return Fraction(0)
+        if not int(over) < int(under):
+            raise UnreadableError("a number beside an improper fraction")
+        self.at += used
+        return Fraction(int(over), int(under))
+
+    def subscript(self) -> str:
+        """`_1`, `_{n+1}`: as text, without spaces and braces."""
+        if self.peek() != "_":
+            return ""
+        self.at += 1
+        if self.peek() != "{":
+            return "_" + self.next()
+        return "_" + self.raw_group()
+
+    def raw_group(self) -> str:
+        self.take("{")
+        depth, out = 1, ""
+        while True:
+            token = self.next()
+            depth += (token == "{") - (token == "}")
+            if not depth:
+                return out
+            out += token
+
+    def name(self, text: str) -> Node:
+        name = text + self.subscript()
+        if name == text and self.at < len(self.tokens):
+            follower = self.tokens[self.at]
+            if follower.number and not follower.spaced:  # R1 is a name; what x2 is, only its writer knows
+                self.ambiguous = True
+                name += "_" + self.next()
+        while self.peek() == "'":
+            name += self.next()
+        applied = self.peek() == "(" and not self.tokens[self.at].spaced
+        if (name[0] in "fgh" and self.peek() == "(") or (name[0] in "FGPQ" and applied):
+            self.at += 1
+            inner = self.inside(self.listing)
+            self.take(")")
+            return Node("call", inner.args if inner.op == "list" else (inner,), name)
+        return Node("constant", (), name) if name in {"e", "i"} else Node("symbol", (), name)
+
+    def braces(self) -> Node:
+        """`{1, 2}` and `{x | x > 1}`."""
+        if self.peek() == "\\}":
+            self.at += 1
+            return Node("set")
+        self.bars += 1  # a bar ends what stands before it
+        start = self.at
+        depth, self.depth = self.depth, self.depth + 1
+        first = self.relation()
+        self.depth = depth
+        if self.peek() in {"|", ":"}:
+            self.at += 1
+            self.bars -= 1
+            condition = self.listing()
+            self.take("\\}")
+            return Node("builder", (first, condition))
+        self.bars -= 1
+        self.at = start
+        node = self.inside(self.listing)
+        self.take("\\}")
+        return Node("set", node.args if node.op == "list" else (node,))
+
+    def command(self, name: str) -> Node:
+        if name in _FUNCTIONS:
+            return self.function(name)
+        if name in GREEK:
+            return Node("symbol", (), name + self.subscript())
+        if name in {"pi", "infty"}:
+            return Node("constant", (), name)
+        if name == "emptyset":
+            return Node("set")
+        if name == "frac":
+            return Node("div", (self.argument(), self.argument()))
+        if name == "binom":
+            return Node("binom", (self.argument(), self.argument()))
+        if name == "abs":
+            return Node("abs", (self.primary(),))
+        if name == "sqrt":
+            return self.root()
+        if name in {"lfloor", "lceil"}:
+            node = self.inside(self.sum)
+            self.take(name.replace("l", "\\r", 1))
+            return Node(name[1:], (node,))
+        if name == "langle":
+            node = self.inside(self.listing)
+            self.take("\\rangle")
+            return Node("seq", node.args if node.op == "list" else (node,), "()")
+        if name == "mathbb":
+            return Node("reals") if self.argument() == Node("symbol", (), "R") else self.fail()
+        if name in {"sum", "prod"}:
+            return self.series(name)
+        if name in _ACCENTS:
+            return Node("symbol", (), f"{name} {self.raw_group() if self.peek() == '{' else self.next()}")
+        if name in {"ldots", "cdots", "dots"}:
+            raise UnreadableError("dots")
+        if name == "begin":
+            return self.matrix()
+        raise UnreadableError(f"\\{name}")
+
+    def root(self) -> Node:
+        degree = number(2)
+        if self.peek() == "[":
+            self.at += 1
+            degree = self.inside(self.sum)
+            self.take("]")
+        if self.tokens[self.at].number and len(self.peek()) > 1:
+            raise UnreadableError("a root of several digits without braces")
+        return Node("root", (self.argument(), degree))
+
+    def series(self, name: str) -> Node:
+        """A sum or product as an unknown function of its bounds and its term: good for nothing but the same one."""
+        self.ambiguous = True
+        self.take("_")
+        self.take("{")
+        index = self.next()
+        self.take("=")
+        low = self.sum()
+        self.take("}")
+        self.take("^")
+        return Node("call", (low, self.exponent(), self.product()), f"{name} {index}")
+
+    def function(self, name: str) -> Node:
+        power, base = None, None
+        while self.peek() in {"^", "_"}:
+            if self.next() == "^":
+                power = self.exponent()
+            elif name == "log":
+                base = self.argument()
+            else:
+                self.fail()
+        if power == Node("neg", (number(1),)) and name in _INVERSE:
+            name, power = _INVERSE[name], None
+        if self.peek() in {"(", "[", "{", "|"}:
+            argument = self.primary()
+        else:
+            argument = self.signed()
+            while self.starts_factor() and self.peek().lstrip("\\") not in _FUNCTIONS | {"sqrt", "frac", "(", "|", "["}:
+                argument = Node("mul", (argument, self.factor()))
+            self.ambiguous |= self.peek() == "/" or self.starts_factor()
+        node = Node("function", (argument,) if base is None else (argument, base), name)
+        return node if power is None else Node("pow", (node, power))
+
+    def matrix(self) -> Node:
+        kind = self.raw_group()
+        if kind not in {"pmatrix", "bmatrix", "matrix", "vmatrix", "smallmatrix", "array"}:
+            raise UnreadableError(kind)
+        if kind == "array":
+            self.raw_group()
+        rows: list[tuple[Node, ...]] = []
+        row: list[Node] = []
+        while True:
+            row.append(self.inside(self.sum))
+            sign = self.take("&", "\\\\", "\\end")
+            if sign == "&":
+                continue
+            rows.append(tuple(row))
+            row = []
+            if sign == "\\\\" and self.peek() == "\\end":
+                sign = self.next()
+            if sign == "\\end":
+                break
+        if self.raw_group() != kind or len({len(r) for r in rows}) > 1:
+            raise UnreadableError("rows of unequal length")
+        node = Node("matrix", tuple(Node("row", r) for r in rows))
+        return Node("determinant", (node,)) if kind == "vmatrix" else node
+
+
+def is_set(node: Node) -> bool:
+    """Whether the node is a set of numbers by its look: braces, an interval, or made of these."""
+    return node.op in {"set", "builder", "cup", "cap", "setminus", "reals"} or (
+        node.op == "seq" and len(node.args) == 2
+    )
