@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from crv.options import PoolOptions
 from crv.pool.base import Answer, RecordedPool, Request
 from crv.pool.http import HttpCaller
 from crv.pool.sglang import SglangPool
@@ -23,7 +24,8 @@ class ScriptedSglangPool(SglangPool):
         concurrency: int = 16,
         timeout: float = 120.0,
     ):
-        super().__init__(HttpCaller(url, concurrency, timeout, retries=20), model, tokenizer)
+        place = PoolOptions(kind="sglang", model=model, tokenizer=tokenizer)
+        super().__init__(HttpCaller(url, concurrency, timeout, retries=20), place)
         self.script = RecordedPool(recordings)
         self.calls: list[tuple[list[int], Answer]] = []
         self._texts: dict[int, str] = {}

@@ -68,6 +68,9 @@ class SyntheticPool:
         text, reason = speak(request.agent, request.inputs, request.attempt, self.unusable)
         return Answer(text, reason, len(request.messages[-1][1]) // 4, len(text) // 4, model="synthetic")
 
+    def stop(self) -> None:
+        """Nothing waits here."""
+
     async def close(self) -> None:
         """There is nothing to close."""
 

@@ -8,12 +8,13 @@ chains of thought in `sft/`.
 
 from ml_collections import config_dict
 
-from crv.options import default_config
+from crv.config import default_config
+from crv.options import Options
 
 
 def get_config() -> config_dict.ConfigDict:
     """Every field at its default (crv/options.py explains them), but what is set here."""
-    c = default_config()
+    c = default_config(Options)
     c.input = "examples/math_cots/problems.jsonl"
     c.pool.kind = "recorded"
     c.pool.recordings = "examples/math_cots/recordings.jsonl"

@@ -8,12 +8,13 @@ A problem costs about 7 calls: a critique, 1.3 rethinks, 3 to 4 blind re-solves,
 
 from ml_collections import config_dict
 
-from crv.options import default_config
+from crv.config import default_config
+from crv.options import Options
 
 
 def get_config() -> config_dict.ConfigDict:
     """Every field at its default (crv/options.py explains them), but a real pool and the stricter verifier."""
-    c = default_config()
+    c = default_config(Options)
     c.input = ""  # must be given
     c.student = "a model with 1.5 billion parameters"
 

@@ -8,7 +8,7 @@ Ready when it prints {"url": ..., "workers": [...]}; then CRV's pool.url is that
 
 from ml_collections import config_dict
 
-from crv.options import default_config
+from crv.config import default_config
 from crv.serve import ServeOptions
 
 

@@ -6,7 +6,8 @@ is a form feed and `rac`, which is how published data sets lost their formulas.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -56,7 +57,7 @@ def read_answer(ask: Ask[T], answer: Answer) -> T:
     """The agent's reading of a finished call; UnusableError where the call was cut off, empty or does not parse."""
     if answer.finish_reason != "stop":
         raise UnusableError(answer.finish_reason)
-    if not answer.text.strip():
+    if not _spoken(answer.text):
         raise UnusableError("empty")
     return ask.read(answer.text)
 
@@ -71,6 +72,10 @@ class Agents:
     def solve(self, problem: str, problem_id: str, attempt: int) -> Ask[str]:
         """A chain of thought for a problem that has none (or a wrong one)."""
         return Ask(self._request("solver", {"problem": problem}, problem_id, attempt), _read_solution)
+
+    def imitate(self, problem: str, problem_id: str, attempt: int) -> Ask[str]:
+        """A chain of thought as the student itself writes it, asked as in training."""
+        return Ask(self._request("student", {"problem": problem}, problem_id, attempt), _read_solution)
 
     def critique(self, problem: str, cot: str, problem_id: str) -> Ask[Critique]:
         """easy, medium or hard for the student."""
@@ -161,29 +166,54 @@ def _long_enough(text: str) -> str:
 
 
 def _read_critique(text: str) -> Critique:
-    row = _object(text)
-    label, reason = row.get("label"), row.get("reason", "")
-    if label not in LABELS or not isinstance(reason, str):
+    row = _object(text, "label")
+    label = _word(row["label"])
+    if label not in LABELS:
         raise UnusableError("no label")
-    return Critique(label, reason)
+    return Critique(label, str(row.get("reason") or ""))
 
 
 def _read_verdict(text: str) -> str:
-    verdict = _object(text).get("verdict")
+    verdict = _word(_object(text, "verdict")["verdict"])
     if verdict not in ("same", "different", "unsure"):
         raise UnusableError("no verdict")
     return verdict
 
 
-def _object(text: str) -> dict[str, Any]:
-    """The one JSON object in an answer; a thought before it or a code fence around it is let pass."""
+def _word(value: Any) -> str:
+    return value.strip(" .!*`'\"\n").casefold() if isinstance(value, str) else ""
+
+
+_DECODER = json.JSONDecoder(strict=False)  # constrained decoding lets raw control characters into strings
+_LONE_BACKSLASH = re.compile(r'\\(?!["\\/bfnrt]|u[0-9a-fA-F]{4})')
+
+
+def _object(text: str, wanted: str) -> dict[str, Any]:
+    """The one JSON object with the field `wanted` (in any case) in an answer, whatever stands around it.
+
+    Two objects that say different things are none.
+    """
     body = _spoken(text)
-    if body.startswith("```"):
-        body = body.strip("`").removeprefix("json").strip()
-    try:
-        value = json.loads(body, strict=False)  # constrained decoding lets raw control characters into strings
-    except (ValueError, RecursionError) as error:
-        raise UnusableError("not JSON") from error
-    if not isinstance(value, dict):
-        raise UnusableError("not JSON")
-    return value
+    found: list[dict[str, Any]] = []
+    for source in (body, _LONE_BACKSLASH.sub(r"\\\\", body)):  # a model's `\\(x\\)` in a string is no JSON escape
+        found = [row for row in _objects(source) if wanted in row]
+        if found:
+            break
+    if not found:
+        raise UnusableError("not JSON" if not any(True for _ in _objects(body)) else f"no {wanted}")
+    if len({_word(row[wanted]) for row in found}) > 1:
+        raise UnusableError(f"more than one {wanted}")
+    return found[-1]
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """The outermost JSON objects in a text, their names case-folded."""
+    place = text.find("{")
+    while place >= 0:
+        try:
+            value, end = _DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            place = text.find("{", place + 1)
+            continue
+        yield {name.strip().casefold(): item for name, item in value.items()}
+        place = text.find("{", end)

@@ -1,15 +1,19 @@
 """The run: problems in, as many at a time as the pool likes, outcomes into the ledger, records out. Resumable."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import signal
 import sqlite3
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.progress import say
 from cogpo_jax.records.repair import replace_surrogates
 from crv.agents import Agents
 from crv.intake import pending, remaining, rows_of_input, take_in
@@ -18,11 +22,13 @@ from crv.loop import Outcome, run_problem
 from crv.monitor import Meter, shown
 from crv.options import Options, claim_workdir
 from crv.output import export, gaps_of, outcome_row, write_also
-from crv.pool.base import Answer, Pool, PoolError, Request
+from crv.pool.base import Answer, Pool, PoolError, Request, StoppedError
+from crv.pool.http import FailedError
 from crv.pool.routing import open_pool
 from crv.problems import Problem, check_input, read_questions
 from crv.prompts import Prompt, load_prompts
-from crv.summary import count_calls, forecast, summarise
+from crv.review import print_problems
+from crv.summary import count_calls, forecast, summarise, went_badly
 from crv.verify import grade
 from crv.verify.certificate import Compare, ladder
 from crv.verify.workers import AlgebraWorkers
@@ -54,6 +60,22 @@ def run(options: Options, workdir: str | Path, pool: Pool | None = None) -> dict
         raise UserError(f"pool: {error}") from error
 
 
+def show_preview(options: Options, count: int, pool: Pool | None = None) -> None:
+    """Walks the first `count` problems through the whole loop and prints them side by side; keeps nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        summary = run(replace(options, limit=count, sample=0, heldout=0.0, also=()), folder, pool)
+        print_problems(folder, count)
+    calls = list(summary["calls"].values())
+    tokens = {name: sum(row[f"{name}_tokens"] for row in calls) for name in ("prompt", "output")}
+    cost = (tokens["prompt"] * options.pool.price_in + tokens["output"] * options.pool.price_out) / 1e6
+    print(
+        f"{sum(row['calls'] for row in calls)} calls, {tokens['prompt']:,} tokens in, {tokens['output']:,} out"
+        + (f", {cost:.2f} in the currency of the prices" if cost else "")
+    )
+    if told := summary.get("went_badly"):
+        say(told)
+
+
 async def _run(options: Options, workdir: Path, pool: Pool, prompts: Mapping[str, Prompt]) -> dict[str, Any]:
     grader = options.grader
     async with (
@@ -63,7 +85,7 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Mapping[str
         _refresh(ledger, prompts)
         await asyncio.to_thread(take_in, ledger, options)
         meter = Meter(remaining(ledger), ledger.counts("state"), options.pool.gpus, pool.statistics)
-        await _walk_all(ledger, options, pool, prompts, workers, meter)
+        aside = await _walk_all(ledger, options, pool, prompts, workers, meter)
         info = {
             "config": options.identity(),
             "prompts": {agent: prompt.digest for agent, prompt in sorted(prompts.items())},
@@ -73,46 +95,96 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Mapping[str
         await asyncio.to_thread(export, ledger, options, workdir, info)
         await asyncio.to_thread(write_also, workdir, options.also, vars(options.beta))
         asked = sum(meter.calls.values())
-        ahead = {"forecast": forecast(ledger, rows_of_input(ledger), meter.seconds, asked, meter.gpus)}
+        ahead = {"forecast": forecast(ledger, rows_of_input(ledger), meter.seconds, asked, options.pool)}
+        badly = went_badly(ledger, options.drop_share)
         return {
             **summary,
             "calls": count_calls(ledger),
             "asked_now": asked,
-            "pool": pool.statistics(),
+            "pool": meter.servers(),
             "workdir": str(workdir),
             **(ahead if options.sample else {}),
+            **({"stopped": True, "left": meter.left()} if meter.stopping else {}),
+            **({"unfinished": len(aside)} if aside else {}),
+            **({"went_badly": badly} if badly else {}),
         }
 
 
 async def _walk_all(
     ledger: Ledger, options: Options, pool: Pool, prompts: Mapping[str, Prompt], workers: AlgebraWorkers, meter: Meter
-) -> None:
-    """Walks the pending problems, `problems_in_flight` together; the first error stops all."""
+) -> list[str]:
+    """Walks the pending problems, `problems_in_flight` together; the first error stops all.
+
+    SIGINT or SIGTERM, once: no further call is sent, those in flight come back and are kept. Returns, for each problem
+    that was set aside because one of its calls kept failing while others succeeded, what its server said last.
+    """
     agents = Agents(prompts, options)
     generate = _LedgerPool(ledger, pool, meter).generate
     compare = ladder(_recorded_compare(ledger, workers))
     problems, walking = pending(ledger, options), set[str]()
+    aside: list[str] = []
 
     async def walk_on() -> None:
         for problem in problems:  # one shared iterator: each problem goes to one of the walkers
             if problem.problem_id in walking:
                 continue  # a repeated row, counted at intake
             walking.add(problem.problem_id)
-            outcome = await run_problem(problem, agents, generate, compare, options)
+            try:
+                outcome = await run_problem(problem, agents, generate, compare, options)
+            except StoppedError:
+                return
+            except FailedError as error:
+                aside.append(f"{problem.problem_id}: {error}")
+                meter.set_aside += 1
+                continue
             await _finish(ledger, problem, outcome)
             walking.discard(problem.problem_id)
             meter.problem(outcome.state)
 
+    def stop() -> None:
+        meter.stopping = True
+        pool.stop()
+
     try:
         async with shown(meter, options.metrics_port):
-            await pool.start()
-            async with asyncio.TaskGroup() as group:
-                for _ in range(options.problems_in_flight):
-                    group.create_task(walk_on())
+            with _once(stop):
+                await pool.start()
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(options.problems_in_flight):
+                        group.create_task(walk_on())
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+    except StoppedError:  # before the servers were found
+        pass
     finally:
         await pool.close()
+    for words in aside:
+        say(f"not finished: {words}; the same command asks it again")
+    return aside
+
+
+@contextlib.contextmanager
+def _once(stop: Callable[[], None]) -> Iterator[None]:
+    """Calls `stop` on the first SIGINT or SIGTERM; a second one ends the process as usual."""
+    loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+
+    def first() -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+        say("stopping: the calls in flight are finished and kept; once more to stop at once")
+        stop()
+
+    try:
+        for number in numbers:
+            loop.add_signal_handler(number, first)
+    except (ValueError, RuntimeError, NotImplementedError):  # not the main thread: whoever called has the signals
+        pass
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, RuntimeError):
+            for number in numbers:
+                loop.remove_signal_handler(number)
 
 
 async def _finish(ledger: Ledger, problem: Problem, outcome: Outcome) -> None:
@@ -134,12 +206,18 @@ class _LedgerPool:
         if (known := self.ledger.call(key)) is not None:
             return known
         if key not in self._flying:
+            if self.meter.stopping:
+                raise StoppedError
             task = self._flying[key] = asyncio.ensure_future(self._ask(key, request))
             task.add_done_callback(lambda _: self._flying.pop(key, None))
         return await asyncio.shield(self._flying[key])
 
     async def _ask(self, key: bytes, request: Request) -> Answer:
-        answer = await self.pool.generate(request)
+        self.meter.in_flight += 1
+        try:
+            answer = await self.pool.generate(request)
+        finally:
+            self.meter.in_flight -= 1
         answer = replace(answer, text=replace_surrogates(answer.text)[0])
         await self.ledger.put_call(key, request.agent, request.problem_id, request.attempt, answer)
         self.meter.call(request.agent, answer)

@@ -13,7 +13,7 @@ from cogpo_jax.records import Response
 from crv.agents import Agents, Ask, UnusableError, read_answer
 from crv.cot import split_cot
 from crv.options import Options
-from crv.pool.base import PROMPT_TOO_LONG, Answer, Request
+from crv.pool.base import FOR_GOOD, Answer, Request
 from crv.problems import Problem
 from crv.verify import grade
 from crv.verify.certificate import CORRECT, INCORRECT, RETRACTED, UNKNOWN, Certificate, Compare, certify
@@ -57,6 +57,7 @@ class _Walk:
     responses: list[Response] = field(default_factory=list)
     story: list[dict[str, Any]] = field(default_factory=list)
     opinions: Counter[str] = field(default_factory=Counter)  # final answers of independent solutions
+    failure: str = ""  # why the last question had no usable answer
 
     async def ask(self, ask: Ask[T]) -> tuple[T | None, Answer]:
         """The agent's reading, asked again a bounded number of times while unusable; None where it stays so."""
@@ -69,9 +70,11 @@ class _Walk:
             except UnusableError as error:
                 failure = str(error)
                 longer = longer or failure == "length"
-                self.tell(asked.request.agent, attempt=asked.request.attempt, unusable=failure)
-                if failure == PROMPT_TOO_LONG:
-                    break  # it would be as long the next time
+                said = answer.text[:300] if failure in FOR_GOOD else ""  # the server's words
+                self.tell(asked.request.agent, attempt=asked.request.attempt, unusable=failure, said=said)
+                if failure in FOR_GOOD:
+                    break
+        self.failure = failure.replace(" ", "_")
         return None, replace(answer, text="", finish_reason=failure)
 
     def has_wrong(self) -> bool:
@@ -110,6 +113,8 @@ async def run_problem(
         if not grade.readable(problem.answer) and not options.judge:
             raise _DroppedError("gold_unreadable")
         state = await _align(walk, await _find_original(walk))
+        if options.asks_student():
+            await _ask_student(walk)
         if not walk.has_wrong():
             await _solve_for_wrong(walk)
         if not walk.has_wrong():
@@ -146,6 +151,7 @@ async def _find_original(walk: _Walk) -> _Solution:
     for attempt in range(-1, walk.options.solver.attempts):
         solution = await _solution(walk, attempt)
         if solution is None:
+            failure = f"solver_{walk.failure}" if attempt >= 0 else failure
             continue
         verdict, speech = solution.proof.verdict, ""
         walk.opinions.update(solution.proof.answers[-1:])
@@ -174,6 +180,23 @@ async def _solve_for_wrong(walk: _Walk) -> None:
         walk.tell("verify", of=solution.name, verdict=solution.proof.verdict, rule=solution.proof.rule)
         if solution.proof.verdict == INCORRECT:
             await _keep_wrong(walk, [solution])
+            return
+
+
+async def _ask_student(walk: _Walk) -> None:
+    """Samples the student that is to be trained until it goes wrong: the mistakes that it would really make.
+
+    It has no vote on gold answers: a weak model's mistakes agree.
+    """
+    problem = walk.problem
+    for attempt in range(walk.options.student_attempts):
+        text, answer = await walk.ask(walk.agents.imitate(problem.problem, problem.problem_id, attempt))
+        if text is None:
+            continue
+        proof = await walk.grade(text)
+        walk.tell("verify", of=f"student-{attempt}", verdict=proof.verdict, rule=proof.rule)
+        if proof.verdict == INCORRECT:
+            await _keep_wrong(walk, [_Solution(f"student-{attempt}", text, "student", answer.model, proof)])
             return
 
 
@@ -227,23 +250,25 @@ async def _outvoted(walk: _Walk) -> tuple[int, int] | None:
 async def _align(walk: _Walk, solution: _Solution) -> str:
     """Critique and, where it does not fit, rethink: leaves a suitable response, or drops the problem."""
     problem, options, cot = walk.problem, walk.options, solution.cot
-    critique, answer = await walk.ask(walk.agents.critique(problem.problem, cot, problem.problem_id))
+    critique, _ = await walk.ask(walk.agents.critique(problem.problem, cot, problem.problem_id))
     if critique is None:
-        raise _DroppedError(f"critic_{answer.finish_reason}".replace(" ", "_"))
+        raise _DroppedError(f"critic_{walk.failure}")
     walk.label = critique.label
     walk.tell("critique", label=critique.label, reason=critique.reason)
     if critique.label == "medium":
         walk.keep(solution.name, cot, "suitable", solution.proof, solution.origin, solution.model)
         return "fitting"
     walk.keep(solution.name, cot, critique.label, solution.proof, solution.origin, solution.model)
-    reason, failure = "", "rewrite_unusable"
+    reason, failure = "", "rewrite_none"
     for walk.rounds in range(1, options.max_rounds + 1):
         ask = walk.agents.rethink(
             critique.label, problem.problem, problem.answer, cot, reason, problem.problem_id, walk.rounds - 1
         )
         rewrite, answer = await walk.ask(ask)
         if rewrite is None:
-            failure, reason = "rewrite_unusable", "An earlier rewrite was empty or cut off: be shorter."
+            failure, reason = f"rewrite_{walk.failure}", "An earlier rewrite was empty or cut off: be shorter."
+            if answer.finish_reason in FOR_GOOD:
+                break
             continue
         proof, failure, reason = await _verify_rewrite(walk, rewrite, cot)
         walk.tell("verify", of=f"rewrite-{walk.rounds}", verdict=proof.verdict, rule=proof.rule, failure=failure)

@@ -27,7 +27,8 @@ class Meter:
         self.calls: Counter[str] = Counter()  # finished calls by agent
         self.ends: Counter[str] = Counter()  # by finish reason
         self.prompt = self.cached = self.output = 0
-        self.done_now = 0
+        self.done_now = self.set_aside = self.in_flight = 0
+        self.stopping = False
         self._recent: deque[tuple[float, int, int]] = deque([(self.started, 0, 0)])
 
     def call(self, agent: str, answer: Answer) -> None:
@@ -48,10 +49,13 @@ class Meter:
         """Since this start."""
         return time.monotonic() - self.started
 
+    def left(self) -> int:
+        """Problems without an outcome."""
+        return self.total - sum(self.states.values())
+
     def to_go(self) -> float | None:
         """Seconds to the end at the rate so far; None before the first problem is done."""
-        left = self.total - sum(self.states.values())
-        return left * self.seconds / self.done_now if self.done_now else None
+        return self.left() * self.seconds / self.done_now if self.done_now else None
 
     def rates(self) -> tuple[float, float]:
         """Prompt and output tokens a second over the last minute."""
@@ -86,16 +90,22 @@ class Meter:
         if unusual := {reason: n for reason, n in self.ends.items() if reason != "stop"}:
             rows.append(("ends", ", ".join(f"{reason} {n:,}" for reason, n in sorted(unusual.items()))))
         for place, numbers in self.servers().items():
-            resent = ", ".join(f"{reason} {n}" for reason, n in numbers["resent"].items()) or "none"
-            rows.append(
-                (place, f"{numbers['in_flight']} of at most {numbers['concurrency']} in flight; sent again: {resent}")
-            )
+            rows.append((place, _server_line(numbers)))
+        if self.set_aside:
+            rows.append(("set aside", f"{self.set_aside:,}: their calls keep failing; the next start asks them again"))
         time_to_go = "" if to_go is None else f", {_clock(to_go)} to go"
         rows.append(("time", _clock(self.seconds) + time_to_go))
         if self.gpus:
             ahead = "" if to_go is None else f", {to_go * self.gpus / 3600:,.1f} to go"
             rows.append(("GPU-hours", f"{self.seconds * self.gpus / 3600:,.1f}{ahead}"))
         return rows
+
+    def line(self) -> str:
+        """The rows that tell most, on one line of a log."""
+        rows = dict(self.rows())
+        servers = [f"{place}: {_server_line(numbers)}" for place, numbers in self.servers().items()]
+        flying = [] if servers else [f"{self.in_flight} calls in flight"]
+        return "CRV " + "; ".join([rows["problems"], *servers, *flying, rows["tokens/s"], rows["time"]])
 
     def prometheus(self) -> str:
         """The same in Prometheus' text format (version 0.0.4)."""
@@ -119,13 +129,21 @@ class Meter:
         return "\n".join(lines) + "\n"
 
 
+def _server_line(numbers: Mapping[str, Any]) -> str:
+    """How a server does: calls in flight, what was sent again and why, how long it asked to wait."""
+    resent = ", ".join(f"{reason} {n}" for reason, n in numbers["resent"].items()) or "none"
+    waits = f"; asked to wait {wait:.0f} s more" if (wait := numbers.get("told_to_wait", 0)) else ""
+    words = f" (last: {said[:100]})" if (said := numbers.get("last_words", "")) else ""
+    return f"{numbers['in_flight']} of at most {numbers['concurrency']} in flight; sent again: {resent}{words}{waits}"
+
+
 def _clock(seconds: float) -> str:
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}"
 
 
-_PLAIN_SECONDS = 15.0  # between two lines where stderr is no terminal
+_FIRST_SECONDS, _PLAIN_SECONDS = 1.0, 60.0  # to the first line, and between two, where stderr is no terminal
 _DRAW_SECONDS = 0.5
 
 
@@ -163,10 +181,15 @@ def _draw(meter: Meter) -> Table:
 
 
 async def _lines(meter: Meter) -> None:
+    """A line after a second, one a minute, and one as soon as calls are sent again for a new reason."""
+    said, known = time.monotonic() - _PLAIN_SECONDS, set[str]()
     while True:
-        await asyncio.sleep(_PLAIN_SECONDS)
-        wanted = {"problems", "tokens/s", "time"}
-        print("CRV " + "; ".join(value for name, value in meter.rows() if name in wanted), file=sys.stderr, flush=True)
+        await asyncio.sleep(_FIRST_SECONDS)
+        resent = {f"{place} {reason}" for place, numbers in meter.servers().items() for reason in numbers["resent"]}
+        if resent <= known and time.monotonic() - said < _PLAIN_SECONDS:
+            continue
+        said, known = time.monotonic(), known | resent
+        print(meter.line(), file=sys.stderr, flush=True)
 
 
 async def _answer(meter: Meter, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,44 +1,16 @@
-"""The options of a CRV run, declared once: default, meaning, type and range of every field of its config.
-
-`default_config` makes the ConfigDict that a config file begins with; `Options.from_config` checks one. A new field or
-section is one line in a dataclass here.
-"""
+"""The options of a CRV run, declared once: default, meaning, type and range of every field (see crv/config.py)."""
 
 import dataclasses
 import json
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from cogpo_jax.errors import UserError
+from crv.config import option, read_config
 from crv.pool.base import Sampling
-
-if TYPE_CHECKING:
-    from ml_collections import config_dict
-
-T = TypeVar("T")
-_ABSENT = object()
-
-
-def option(
-    default: Any,
-    meaning: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    free: bool = False,
-) -> Any:
-    """A field: its default, what it means (with its unit), its range or choices.
-
-    `free`: it may change between two starts of one run, since it says where and how fast, not what comes out.
-    """
-    about = {"meaning": meaning, "low": low, "high": high, "choices": choices, "free": free}
-    make = (lambda: dict(default)) if isinstance(default, dict) else (lambda: default)
-    return dataclasses.field(default_factory=make, metadata=about)
+from crv.prompts import AGENTS
 
 
 @dataclass(frozen=True)
@@ -57,15 +29,27 @@ class PoolOptions:
     timeout: float = option(600.0, "seconds a call may take", low=0.001, free=True)
     retries: int = option(8, "times that a call is sent again while other calls succeed", low=0, free=True)
     gpus: int = option(0, "behind the pool: for the count of GPU-hours", low=0, free=True)
+    key_header: str = option("Authorization", "header of the key; any other than Authorization: no Bearer", free=True)
+    extra_body: Mapping[str, Any] = option({}, "fields added to every request, e.g. {'reasoning_effort': 'low'}")
+    omit: tuple[str, ...] = option((), "fields left out of every request, e.g. seed or temperature")
+    requests_per_minute: int = option(0, "most requests a minute; 0 = no limit", low=0, free=True)
+    tokens_per_minute: int = option(0, "most tokens a minute, in and out; 0 = no limit", low=0, free=True)
+    price_in: float = option(0.0, "of a million prompt tokens, any currency, for the forecast", low=0, free=True)
+    price_out: float = option(0.0, "of a million output tokens, thoughts included", low=0, free=True)
 
 
 @dataclass(frozen=True)
 class AgentOptions:
     """What one agent has of its own; None: as all."""
 
+    kind: str | None = option(None, "as pool.kind", choices=("sglang", "openai"))
     model: str | None = option(None, "its model's name")
-    url: str | None = option(None, "its server", free=True)
+    url: str | None = option(None, "its server; the pool's key is not sent there", free=True)
+    api_key: str | None = option(None, "name of the environment variable with its server's key", free=True)
     tokenizer: str | None = option(None, "its tokenizer folder")
+    context: int | None = option(None, "as pool.context", low=0)
+    extra_body: Mapping[str, Any] | None = option(None, "as pool.extra_body, instead of it")
+    omit: tuple[str, ...] | None = option(None, "as pool.omit, instead of it")
     temperature: float | None = option(None, "as sampling.temperature", low=0.0)
     top_p: float | None = option(None, "as sampling.top_p", low=0.0, high=1.0)
     max_tokens: int | None = option(None, "as sampling.max_tokens", low=1)
@@ -166,7 +150,9 @@ class Options:
     prompts: str = option("default", "default | authors | a folder of prompt files")
     pool: PoolOptions = PoolOptions()
     sampling: SamplingOptions = SamplingOptions()
-    agents: Mapping[str, AgentOptions] = dataclasses.field(default_factory=dict)
+    agents: Mapping[str, AgentOptions] = option(
+        {}, "what an agent has of its own; None: as all", choices=(*AGENTS, "student")
+    )
     max_rounds: int = option(3, "rethinks of a problem before it is dropped", low=1)
     recritique: bool = option(False, "whether a rewrite must be judged medium again")
     asks: int = option(3, "times a question is asked while its answer is unusable (cut off, empty, unparsable)", low=1)
@@ -177,6 +163,16 @@ class Options:
     hygiene: HygieneOptions = HygieneOptions()
     heldout: float = option(50.0, "validation split: number of problems, or their share if below 1", low=0.0)
     shards: int = option(2, "files a split", low=1)
+    student_attempts: int = option(
+        4, "samples of agents.student (off unless it has a model or url), until one is proved wrong", low=0
+    )
+    drop_share: float = option(
+        0.5,
+        "exit code 3 where more than this share of problems is dropped for one reason",
+        low=0.0,
+        high=1.0,
+        free=True,
+    )
     balance: str = option(
         "none", "training pairs of a gap with a longer and a shorter chosen", choices=("none", "weight", "drop")
     )
@@ -220,68 +216,20 @@ class Options:
     def pool_of(self, agent: str) -> PoolOptions:
         """Where an agent's answers come from: the pool, with what the agent has of its own."""
         own = self.agents.get(agent, AgentOptions())
-        mine = {name: getattr(own, name) for name in ("model", "url", "tokenizer") if getattr(own, name) is not None}
+        both = PoolOptions.__dataclass_fields__.keys() & AgentOptions.__dataclass_fields__.keys()
+        mine = {name: getattr(own, name) for name in both if getattr(own, name) is not None}
+        if "url" in mine:  # a key belongs to its server
+            mine = {"api_key": "", **mine}
         return dataclasses.replace(self.pool, **mine)
+
+    def asks_student(self) -> bool:
+        """Whether wrong texts are sampled from the student that is to be trained."""
+        own = self.agents.get("student", AgentOptions())
+        return bool(own.model or own.url) and self.student_attempts > 0
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what comes out, flat, as JSON values: what a workdir belongs to."""
         return {name: value for name, value in sorted(_flat(self)) if value is not None}
-
-
-def default_config(kind: type = Options) -> "config_dict.ConfigDict":
-    """A ConfigDict with every field of `kind` at its default; each agent has its fields, unset."""
-    from ml_collections import config_dict
-
-    config = config_dict.ConfigDict()
-    for field, hint in _fields(kind):
-        if dataclasses.is_dataclass(hint):
-            config[field.name] = default_config(typing.cast(type, hint))
-        elif _is_agents(hint):
-            config[field.name] = config_dict.ConfigDict({name: default_config(AgentOptions) for name in _agent_names()})
-        elif types.NoneType in (kinds := typing.get_args(hint)):
-            config[field.name] = config_dict.placeholder(kinds[0])
-        else:
-            value = _default(field)
-            config[field.name] = config_dict.ConfigDict(value) if isinstance(value, dict) else value
-    return config
-
-
-def meanings(kind: type = Options, prefix: str = "") -> dict[str, str]:
-    """Name of each field and section of a config -> what it means."""
-    told = {}
-    for field, hint in _fields(kind):
-        if dataclasses.is_dataclass(hint):
-            told[prefix + field.name] = (hint.__doc__ or "").partition("\n")[0]
-        else:
-            told[prefix + field.name] = field.metadata.get("meaning", "what an agent has of its own")
-        if choices := field.metadata.get("choices"):
-            told[prefix + field.name] += f": {' | '.join(choices)}"
-        if dataclasses.is_dataclass(hint):
-            told |= meanings(typing.cast(type, hint), f"{prefix}{field.name}.")
-        elif _is_agents(hint):
-            told |= {k: v for name in _agent_names() for k, v in meanings(AgentOptions, f"agents.{name}.").items()}
-    return told
-
-
-def read_config(kind: type[T], config: Mapping[str, Any], prefix: str = "") -> T:
-    """A dataclass of options from a config; a missing field has its default. UserError names the first bad field."""
-    rows = dict(config.to_dict() if hasattr(config, "to_dict") else config)
-    values: dict[str, Any] = {}
-    for field, hint in _fields(kind):
-        name, value = prefix + field.name, rows.pop(field.name, _ABSENT)
-        if dataclasses.is_dataclass(hint) or _is_agents(hint):
-            value = {} if value is _ABSENT else value
-            if not isinstance(value, Mapping):
-                raise UserError(f"{name}: {value!r}: must be a section with fields of its own")
-            is_agents = _is_agents(hint)
-            values[field.name] = (
-                _agents(value) if is_agents else read_config(typing.cast(type, hint), value, name + ".")
-            )
-        elif value is not _ABSENT:
-            values[field.name] = _checked(name, value, hint, field.metadata)
-    if rows:
-        raise UserError(f"{prefix}{min(rows, key=str)}: no such config field; see crv/options.py for the known ones")
-    return kind(**values)
 
 
 def claim_workdir(workdir: Path, options: Options) -> None:
@@ -323,69 +271,6 @@ def _check_pool(pool: PoolOptions) -> None:
             f"pool.url: {pool.url!r}: pool.kind {pool.kind} needs a URL such as http://localhost:30000, or several"
             " with commas between"
         )
-
-
-def _agent_names() -> tuple[str, ...]:
-    from crv.prompts import AGENTS
-
-    return AGENTS
-
-
-def _agents(config: Mapping[str, Any]) -> dict[str, AgentOptions]:
-    """The agents that have anything of their own."""
-    for name in config:
-        if name not in _agent_names():
-            raise UserError(f"agents.{name}: no such agent; there are {', '.join(_agent_names())}")
-    found = {name: read_config(AgentOptions, fields, f"agents.{name}.") for name, fields in sorted(config.items())}
-    return {name: own for name, own in found.items() if own != AgentOptions()}
-
-
-def _fields(kind: type) -> list[tuple["dataclasses.Field[Any]", Any]]:
-    hints = typing.get_type_hints(kind)
-    return [(field, hints[field.name]) for field in dataclasses.fields(typing.cast(Any, kind))]
-
-
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _is_agents(hint: Any) -> bool:
-    return bool(hint == Mapping[str, AgentOptions])
-
-
-def _checked(name: str, value: Any, hint: Any, about: Mapping[str, Any]) -> Any:
-    """The value of one field, of its type and in its range."""
-    if types.NoneType in typing.get_args(hint):
-        if value is None:
-            return None
-        hint = typing.get_args(hint)[0]
-    if hint is bool:
-        if not isinstance(value, bool):
-            raise UserError(f"{name}: {value!r}: must be True or False")
-    elif hint in (int, float):
-        kinds = (int,) if hint is int else (int, float)
-        low, high = about["low"], about["high"]
-        wanted = "a whole number" if hint is int else "a number"
-        wanted += "" if low is None else f" of at least {low}"
-        wanted += "" if high is None else f" and at most {high}"
-        if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) < float("inf"):
-            raise UserError(f"{name}: {value!r}: must be {wanted}")
-        if (low is not None and value < low) or (high is not None and value > high):
-            raise UserError(f"{name}: {value}: must be {wanted}")
-        value = hint(value)
-    elif hint == tuple[str, ...]:
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise UserError(f"{name}: {value!r}: must be a tuple of texts")
-        value = tuple(value)
-    elif typing.get_origin(hint) is Mapping or typing.get_origin(hint) is dict:
-        if not isinstance(value, Mapping):
-            raise UserError(f"{name}: {value!r}: must be a section of named values")
-        value = dict(value)
-    elif not isinstance(value, str):
-        raise UserError(f"{name}: {value!r}: must be a text")
-    if about["choices"] and value not in about["choices"]:
-        raise UserError(f"{name}: {value!r}: must be {' or '.join(about['choices'])}")
-    return value
 
 
 def _flat(options: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -123,8 +123,9 @@ def _finished(
         yield Problem(**row["problem"]), tuple(Response(**r) for r in responses)
 
 
-# Which wrong text serves where a problem has several: a teacher's own mistake before a made one.
-_NATURAL = {"teacher": 0, "solver": 1, "rewrite": 2, "rule": 3}
+# Which wrong text serves where a problem has several: the student's own mistake, then a
+# teacher's, before a made one.
+_NATURAL = {"student": 0, "teacher": 1, "solver": 2, "rewrite": 3, "rule": 4}
 
 
 def make_group(problem: Problem, responses: Sequence[Response]) -> Group | None:
@@ -135,7 +136,7 @@ def make_group(problem: Problem, responses: Sequence[Response]) -> Group | None:
     """
     suitable = _first(responses, ("suitable",))
     unsuitable = _first(responses, UNSUITABLE)
-    wrong = sorted((r for r in responses if r.kind == "incorrect"), key=lambda r: (_NATURAL.get(r.origin, 4), r.id))
+    wrong = sorted((r for r in responses if r.kind == "incorrect"), key=lambda r: (_NATURAL.get(r.origin, 5), r.id))
     used = _distinct([r for r in (suitable, unsuitable, wrong[0] if wrong else None) if r is not None])
     place = {response.kind if response.kind not in UNSUITABLE else "unsuitable": i for i, response in enumerate(used)}
     wanted = (

@@ -11,11 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from cogpo_jax.atomic import write_atomic
 from cogpo_jax.errors import UserError
-from cogpo_jax.report.crv_run import REWRITES, AgentCost, CrvRun, FlowPath, ShownProblem, Text
+from cogpo_jax.report.crv_run import REWRITES, AgentCost, CrvRun, FlowPath, ShownProblem
+from cogpo_jax.report.crv_run import Text as ShownText
 from crv.ledger import Ledger
 
+_PREVIEW_CHARACTERS = 1200  # of a text on the terminal
 SHOWN = 100  # problems in the page's browser, unless told
 _VERDICTS = {"correct": "right", "incorrect": "wrong", "unknown": "undecided"}
 
@@ -137,7 +143,7 @@ def _shown(ledger: Ledger, ids: Iterable[str]) -> Iterator[ShownProblem]:
         row = json.loads(zlib.decompress(body))
         problem = row["problem"]
         texts = tuple(
-            Text(r["id"], r["parent"], r["kind"], r["origin"], r["model"], _text(r), json.loads(r["certificate"]))
+            ShownText(r["id"], r["parent"], r["kind"], r["origin"], r["model"], _text(r), json.loads(r["certificate"]))
             for r in row["responses"]
         )
         story = tuple(row["story"])
@@ -181,10 +187,7 @@ def _lines(ledger: Ledger, problem_id: str) -> Iterator[str]:
         yield from _indented(problem["problem"])
         yield ""
         for step in body["story"]:
-            details = ", ".join(
-                f"{name} {value!r}" for name, value in step.items() if name != "step" and value not in ("", None)
-            )
-            yield f"- {step['step']}: {details}"
+            yield f"- {_step(step)}"
         for response in body["responses"]:
             yield ""
             made = f" from {response['parent']}" if response["parent"] else ""
@@ -204,6 +207,40 @@ def _lines(ledger: Ledger, problem_id: str) -> Iterator[str]:
     for agent, attempt, reason, prompt, cached, output, model in calls:
         tokens = f"{prompt} tokens in ({cached} cached), {output} out"
         yield f"  {agent} attempt {attempt}: {reason}; {tokens}; {model}"
+
+
+def print_problems(workdir: str | Path, count: int) -> None:
+    """Prints `count` problems of a run on the terminal: original, rewrite and wrong text side by side."""
+    console, ledger = Console(), _open(workdir)
+    try:
+        rows = ledger.db.execute(
+            "SELECT problem_id, state, reason, label FROM outcomes ORDER BY place LIMIT ?", (count,)
+        )
+        for problem_id, state, reason, label in rows:
+            (_, row) = next(ledger.outcomes("problem_id=?", (problem_id,)))
+            ended = " ".join(filter(None, (state, reason, label and f"(the critic: {label})")))
+            console.rule(Text(f"{problem_id}: {ended}"))
+            console.print(Text(f"{row['problem']['problem']}\nGold answer: {row['problem']['answer']}\n"))
+            table = Table(expand=True, show_lines=True)
+            for response in row["responses"]:
+                table.add_column(Text(f"{response['kind']}: {response['id']} ({response['origin']})"), ratio=1)
+            if row["responses"]:
+                table.add_row(*(Text(_shortened(_text(response))) for response in row["responses"]))
+                console.print(table)
+            for step in row["story"][:-1] if state == "dropped" else ():
+                console.print(Text("- " + _step(step)))
+    finally:
+        ledger.release()
+
+
+def _shortened(text: str) -> str:
+    cut = len(text) - _PREVIEW_CHARACTERS
+    return text if cut <= 0 else f"{text[:_PREVIEW_CHARACTERS]}\n[... {cut:,} characters more]"
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    details = (f"{name} {value!r}" for name, value in step.items() if name != "step" and value not in ("", None))
+    return f"{step['step']}: {', '.join(details)}"
 
 
 def _indented(text: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ import httpx
 
 from cogpo_jax.atomic import write_json
 from cogpo_jax.errors import UserError
-from crv.options import option, read_config
+from crv.config import option, read_config
 
 _POLL_SECONDS = 1.0
 _PROBE_EVERY, _PROBE_SECONDS, _PROBES_LOST = 5.0, 20.0, 6  # a worker that hangs for two minutes is replaced

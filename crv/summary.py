@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from crv.ledger import Ledger
+from crv.options import PoolOptions
 
 _ONE_WORD = 0.9  # the share of one label from which the critic says one word only
 _FEW = 30  # labels from which a share means something
@@ -29,17 +30,53 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         "repaired_places": json.loads(ledger.meta("repaired") or "{}"),
         "pairs": gaps,
         "rounds": ledger.counts("rounds", "rounds > 0"),
-        "unusable": _unusable(ledger),
+        **_read_outcomes(ledger),
         **({"audit": json.loads(audit)} if (audit := ledger.meta("audit")) else {}),
     }
 
 
-def _unusable(ledger: Ledger) -> dict[str, int]:
-    """How many answers were cut off, empty or did not parse, by agent and reason; the ledger keeps their texts."""
-    counts: Counter[str] = Counter()
+def _read_outcomes(ledger: Ledger) -> dict[str, dict[str, int]]:
+    """Unusable answers by agent and reason (the ledger keeps their texts), and texts proved wrong by who wrote them."""
+    unusable, wrong = Counter[str](), Counter[str]()
     for _, row in ledger.outcomes():
-        counts.update(f"{step['step']}: {step['unusable']}" for step in row["story"] if "unusable" in step)
-    return dict(sorted(counts.items()))
+        unusable.update(f"{step['step']}: {step['unusable']}" for step in row["story"] if "unusable" in step)
+        wrong.update(response["origin"] for response in row["responses"] if response["kind"] == "incorrect")
+    return {"unusable": dict(sorted(unusable.items())), "wrong_by_origin": dict(sorted(wrong.items()))}
+
+
+# What helps where most problems end for one reason: the first part that the reason ends in.
+_ADVICE = {
+    "length": "raise sampling.max_tokens (or agents.NAME.max_tokens), or let the model think less (pool.extra_body)",
+    "prompt_too_long": "serve the model with a longer context, or set pool.context if the server has more",
+    "content_filter": "the provider's filter refuses them: ask for another filter, or use another model",
+    "refused": "the server refuses them in the words above: pool.omit and pool.extra_body change what is sent",
+    "JSON": "this model does not keep to the form: give another one, or a server with constrained output",
+    "label": "this model does not keep to the form: give another one, or a server with constrained output",
+    "empty": "the model answers nothing after its thought: raise sampling.max_tokens, or think less (pool.extra_body)",
+    "gold_unreadable": "the answers of the input are of a kind that no rule reads: see judge, and docs/crv.md",
+    "no_solution": "give the input chains of thought, or raise solver.attempts",
+}
+_ANY_ADVICE = "look at one of them with --why=PROBLEM_ID; another model or prompt may be needed"
+
+
+def went_badly(ledger: Ledger, share: float) -> str:
+    """One line where more than `share` of the walked problems were dropped for one reason; else empty.
+
+    It names the reason, an example and what to change.
+    """
+    (walked,) = ledger.db.execute("SELECT COUNT(*) FROM outcomes").fetchone()
+    drops = ledger.counts("reason", "state = 'dropped'")
+    reason = max(drops, key=lambda name: drops[name], default="")
+    if not reason or drops[reason] <= share * walked:
+        return ""
+    problem_id, row = next(ledger.outcomes("reason = ?", (reason,)))
+    steps = [{name: value for name, value in step.items() if value not in ("", None)} for step in row["story"][:-1]]
+    example = json.dumps(steps[-1], ensure_ascii=False)[:300] if steps else "no call was needed"
+    advice = next((words for end, words in _ADVICE.items() if reason.endswith(end)), _ANY_ADVICE)
+    return (
+        f"{drops[reason]} of {walked} problems were dropped as {reason}; the first, {problem_id}, ended with {example};"
+        f" {advice}"
+    )
 
 
 def count_calls(ledger: Ledger) -> dict[str, dict[str, int]]:
@@ -52,11 +89,11 @@ def count_calls(ledger: Ledger) -> dict[str, dict[str, int]]:
     return {agent: dict(zip(names, counts, strict=True)) for agent, *counts in rows}
 
 
-def forecast(ledger: Ledger, rows: int, seconds: float, asked: int, gpus: int) -> dict[str, Any]:
+def forecast(ledger: Ledger, rows: int, seconds: float, asked: int, pool: PoolOptions) -> dict[str, Any]:
     """What `rows` problems will take if they are like those of the ledger; `findings` are sentences for a person.
 
-    `seconds` and `asked` are those of this start (a resumed pilot is timed by its last part); GPU-hours count all
-    `gpus` for the whole time.
+    `seconds` and `asked` are those of this start (a resumed pilot is timed by its last part); GPU-hours count all of
+    `pool.gpus` for the whole time; `cost` is in the currency of `pool.price_in` and `pool.price_out`.
     """
     (done,) = ledger.db.execute("SELECT COUNT(*) FROM outcomes").fetchone()
     if not done:
@@ -77,7 +114,8 @@ def forecast(ledger: Ledger, rows: int, seconds: float, asked: int, gpus: int) -
         "output_tokens": round(output * scale),
         "cached_share": round(cached / prompt, 3) if prompt else None,
         "hours": None if hours is None else round(hours, 2),
-        "gpu_hours": None if hours is None else round(hours * gpus, 2),
+        "gpu_hours": None if hours is None else round(hours * pool.gpus, 2),
+        "cost": round((prompt * pool.price_in + output * pool.price_out) * scale / 1e6, 2),
         "groups": round(groups * scale),
         "triangles": round(triangles * scale),
         "yield": round(groups / done, 3),

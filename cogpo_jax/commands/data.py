@@ -17,45 +17,64 @@ from rich.progress import (
 )
 
 from cogpo_jax import cli
+from cogpo_jax.progress import say
 
 
 def crv() -> cli.Main:
     """CRV: problems in, training records out (Critique, Rethink, Verify).
 
         cogpo crv --config=crv_recorded --workdir=runs/crv
-        cogpo crv --config=crv_sglang --workdir=runs/crv --config.input=problems.jsonl
+        cogpo crv --config=crv_sglang --config.input=problems.jsonl --preview=5
+        cogpo crv --config=crv_sglang --config.input=problems.jsonl --workdir=runs/crv
         cogpo crv --workdir=runs/crv --why=PROBLEM_ID
         cogpo crv --config=... --config.partition.drivers=2 --config.partition.driver=0 --workdir=runs/part0
         cogpo crv --config=... --workdir=runs/all --merge=runs/part0,runs/part1
 
     Leaves sft/, groups/ and manifest.json in the workdir, beside ledger.sqlite, where every finished call is kept: the
     same command resumes a run that was stopped, and asks nothing twice. Prints a summary as one JSON object.
+
+    Exit codes: 0; 2 for bad input or a wrong set-up; 3 where most problems were dropped for one reason, which is told;
+    130 where it was stopped (Ctrl-C, once): what is done is written.
     """
     config = cli.define_config()
     merge_from = flags.DEFINE_list("merge", [], "Workdirs of drivers (config.partition) to join into --workdir.")
     problem = flags.DEFINE_string("why", None, "Prints this problem's whole story from --workdir's ledger, and ends.")
     audit = flags.DEFINE_integer("audit", 0, "Writes audit.html with so many problems for a person to judge, and ends.")
     audited = flags.DEFINE_string("audited", None, "Takes the audit.json that the page saved; counted in the manifest.")
-    workdir = flags.DEFINE_string("workdir", None, "Folder for the ledger and the records.", required=True)
+    preview = flags.DEFINE_integer("preview", 0, "Walks and shows so many problems, keeps nothing, and ends.")
+    workdir = flags.DEFINE_string("workdir", None, "Folder for the ledger and the records.")
 
-    def main() -> None:
-        from crv.driver import run
+    def main() -> int:
+        from crv.driver import run, show_preview
         from crv.ledger import merge
         from crv.options import Options
         from crv.review import take_audit, why, write_audit
 
+        if preview.value:
+            show_preview(Options.from_config(cli.load_config(config)), preview.value)
+            return 0
+        (folder,) = cli.require(workdir)
         if problem.value is not None:
-            print(why(workdir.value, problem.value))
-            return
+            print(why(folder, problem.value))
+            return 0
         if audit.value:
-            print(write_audit(workdir.value, audit.value))
-            return
+            print(write_audit(folder, audit.value))
+            return 0
         if audited.value is not None:
-            take_audit(workdir.value, audited.value)
+            take_audit(folder, audited.value)
         options = Options.from_config(cli.load_config(config))
         if merge_from.value:
-            merge(merge_from.value, workdir.value, options)
-        print(json.dumps(run(options, workdir.value)))
+            merge(merge_from.value, folder, options)
+        summary = run(options, folder)
+        print(json.dumps(summary))
+        if summary.get("stopped"):
+            done, left = summary["problems"]["total"], summary["left"]
+            say(f"stopped: {done} problems are done and written, {left} are left; the same command goes on")
+            return 130
+        if told := summary.get("went_badly"):
+            say(f"this run went badly: {told}")
+            return 3
+        return 0
 
     return main
 

@@ -21,7 +21,7 @@ from cogpo_jax.records.example import Feature, FeatureTable
 SCHEMA_VERSION = 1
 
 KINDS = ("suitable", "easy", "hard", "incorrect", "unknown")
-ORIGINS = ("teacher", "rewrite", "rule", "imported", "solver")
+ORIGINS = ("teacher", "rewrite", "rule", "imported", "solver", "student")
 UNSUITABLE = ("easy", "hard")
 # gap -> the kinds of the chosen and of the rejected response; gap "none" is free.
 MINI_TASKS = {
@@ -62,7 +62,8 @@ class SftExample:
 class Response:
     """One response of a group: `thought` + `solution`, or the verbatim `text` where `thought` is empty.
 
-    `kind` is suitable, easy, hard, incorrect or unknown; `origin` is teacher, rewrite, rule, imported or solver;
+    `kind` is suitable, easy, hard, incorrect or unknown; `origin` is teacher, rewrite, rule, imported, solver or
+    student;
     `parent` is the id of the response it was made from; `certificate` says how `kind` was established (JSON).
     """
 

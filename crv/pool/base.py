@@ -65,7 +65,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished call. `finish_reason`: stop | length | prompt_too_long | failed; unknown token counts are 0."""
+    """A finished call; unknown token counts are 0.
+
+    `finish_reason`: `stop`, `length`, or an outcome: `prompt_too_long`, `content_filter`, `refused` (`text` then holds
+    the server's words), or the server's own name for it.
+    """
 
     text: str
     finish_reason: str = "stop"
@@ -88,6 +92,10 @@ class Pool(Protocol):
         """Answers one request, or raises PoolError when it cannot (after its own retries)."""
         ...
 
+    def stop(self) -> None:
+        """Sends no further call; those that wait to be sent raise StoppedError, those in flight come back."""
+        ...
+
     async def close(self) -> None:
         """Lets go of connections and processes."""
         ...
@@ -97,7 +105,12 @@ class Pool(Protocol):
         ...
 
 
-FAILED, PROMPT_TOO_LONG = "failed", "prompt_too_long"  # finish reasons of our own
+PROMPT_TOO_LONG, CONTENT_FILTER, REFUSED = "prompt_too_long", "content_filter", "refused"
+FOR_GOOD = (PROMPT_TOO_LONG, REFUSED)  # outcomes that another asking does not change
+
+
+class StoppedError(Exception):
+    """The run was asked to stop before this call was sent."""
 
 
 class PoolError(RuntimeError):
@@ -154,6 +167,9 @@ class RecordedPool:
 
     async def start(self) -> None:
         """Nothing to make sure of."""
+
+    def stop(self) -> None:
+        """Nothing waits here."""
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -1,15 +1,15 @@
-"""Calls over HTTP that arrive: bounded concurrency, deadlines, retries with jitter, and what the servers must be.
+"""Calls over HTTP that arrive: bounded concurrency, deadlines, waiting as told, and sending again what was lost.
 
-A call that was answered is never sent again; one that was lost on the way (connection, time-out, 5xx, a body cut off)
-is, and counted by reason in `resent`. Several servers of one model have a limit of concurrency each; all calls of a
-problem go to one of them, where their common prefix is cached, while it is well.
+A call that was answered is never sent again; one that is to come back later (see crv/pool/replies.py) is, and counted
+by reason in `resent`. Several servers of one model have a limit of concurrency each; all calls of a problem go to one
+of them, where their common prefix is cached, while it is well.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +18,20 @@ from typing import Any
 
 import httpx
 
-from crv.pool.base import PoolError
+from crv.pool.base import PoolError, StoppedError
+from crv.pool.replies import Later, Refusal, SetupError, seconds_to_wait, sort_reply
 
 _DECREASE = 0.7
 _COOLDOWN_SECONDS = 1.0  # one congestion is answered once, however many calls report it
+_GET_TRIES = 5
+_BACKOFF_SECONDS, _LONGEST_BACKOFF = 0.25, 30.0
+_OUT_SECONDS = 0.5  # how long a server is left alone after its first lost call; twice as long after each further one
+_TRIES_WITH_ONE = 3
+_TRIES_REFUSED = 3  # of a request that is refused for no known reason before any of its kind was answered
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Limiter:
@@ -53,53 +63,73 @@ class Limiter:
 
     def overloaded(self) -> None:
         """429, 503, a time-out or a lost connection: fewer calls at a time."""
-        now = time.monotonic()
-        if now - self._last_decrease > _COOLDOWN_SECONDS:
-            self._last_decrease = now
+        if _now() - self._last_decrease > _COOLDOWN_SECONDS:
+            self._last_decrease = _now()
             self.decreases += 1
             self.limit = max(1.0, self.limit * _DECREASE)
 
 
-_RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
-_GET_TRIES = 5
-_BACKOFF_SECONDS, _LONGEST_BACKOFF = 0.25, 30.0
-_OUT_SECONDS = 0.5  # how long a server is left alone after its first lost call; twice as long after each further one
-_TRIES_WITH_ONE = 3
+class Pace:
+    """Requests and tokens a minute; 0 = no limit. What a call will need is estimated, and mended when it is known."""
 
+    def __init__(self, requests: int = 0, tokens: int = 0):
+        self._request_seconds = 60 / requests if requests else 0.0
+        self._token_seconds = 60 / tokens if tokens else 0.0
+        self._next = float("-inf")
 
-class RefusedError(PoolError):
-    """The server says that the request itself is wrong (4xx): sending it again cannot help."""
+    def turn(self, tokens: int) -> float:
+        """In how many seconds a call of so many tokens may be sent; its turn is taken."""
+        now = _now()
+        start = max(now, self._next)
+        self._next = start + max(self._request_seconds, tokens * self._token_seconds)
+        return start - now
 
-
-class FailedError(PoolError):
-    """One call failed again and again while others succeed: an outcome of its own."""
+    def used(self, estimated: int, tokens: int) -> None:
+        """What a call really needed."""
+        if self._token_seconds:
+            self._next += (tokens - estimated) * self._token_seconds
 
 
 @dataclass
 class _Server:
-    """One server or router, and how it does."""
+    """One server or router, and how it does. `prefix` is what stands between its URL and the paths of the API."""
 
     url: str
     limiter: Limiter
+    prefix: str = ""
     sent: int = 0
     answered: int = 0
     resent: Counter[str] = field(default_factory=Counter)
     lost: int = 0  # calls in a row that got no answer at all
     out_until: float = float("-inf")
+    told_until: float = float("-inf")  # it asked to be left alone until then
+    words: str = ""  # why the last call was sent again
+
+    def address(self, path: str) -> str:
+        url, _, query = self.url.partition("?")
+        return f"{url}{self.prefix}{path}" + (f"?{query}" if query else "")
 
     def does_not_answer(self) -> None:
         self.limiter.overloaded()
         self.lost += 1
-        self.out_until = time.monotonic() + min(_LONGEST_BACKOFF, _OUT_SECONDS * 2 ** min(self.lost - 1, 16))
+        self.out_until = _now() + min(_LONGEST_BACKOFF, _OUT_SECONDS * 2 ** min(self.lost - 1, 16))
 
     def answers(self) -> None:
         self.lost, self.out_until = 0, float("-inf")
+
+    def told(self, seconds: float) -> None:
+        self.told_until = max(self.told_until, _now() + seconds)
+
+
+class FailedError(PoolError):
+    """One call failed again and again while others succeed: its problem is set aside, and nothing is stored."""
 
 
 class HttpCaller:
     """POSTs JSON to servers of one model, at most `concurrency` calls at a time to each; a router is one server.
 
-    `timeout`: seconds for one try; `retries`: further tries after the first.
+    `timeout`: seconds for one try; `retries`: further tries after the first; `secret`: never to be seen in a message.
+    Proxies are those of the environment, but for loopback addresses.
     """
 
     def __init__(
@@ -110,74 +140,134 @@ class HttpCaller:
         retries: int,
         headers: dict[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        pace: Pace | None = None,
+        secret: str = "",
     ):
         urls = [urls] if isinstance(urls, str) else urls
         self.servers = [_Server(url, Limiter(concurrency)) for url in dict.fromkeys(url.rstrip("/") for url in urls)]
-        self.retries = retries
-        self.timeout = timeout
+        self.retries, self.timeout = retries, timeout
+        self._pace, self._secret = pace or Pace(), secret
+        self._stopped = asyncio.Event()
         self._last_success = float("-inf")
+        self._answered: Counter[str] = Counter()  # by family of calls
+        self._output_tokens = 0
         connections = len(self.servers) * concurrency + 4
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        direct: dict[str, Any] = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
         self._client = httpx.AsyncClient(
-            timeout=timeout, limits=limits, headers=headers, trust_env=False, transport=transport
+            timeout=timeout, limits=limits, headers=headers, transport=transport, mounts=direct
         )
+
+    def stop(self) -> None:
+        """Sends no further call: those that wait raise StoppedError."""
+        self._stopped.set()
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.aclose()
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), seconds)
+        else:
+            await asyncio.sleep(0)
+        if self._stopped.is_set():
+            raise StoppedError
 
     @property
     def urls(self) -> list[str]:
         """Of the servers."""
         return [server.url for server in self.servers]
 
-    async def get(self, url: str, path: str) -> Any:
-        """GET of a JSON document; PoolError where there is none after a few tries."""
-        address = f"{url}{path}"
-        for attempt in range(_GET_TRIES):
+    async def get(self, url: str, path: str, tries: int = _GET_TRIES) -> Any:
+        """GET of a JSON document below a URL; None where there is no such page.
+
+        Raises SetupError where the server refuses, PoolError where no document comes in a few tries.
+        """
+        address = _Server(url, Limiter(1)).address(path)
+        for attempt in range(tries):
             try:
                 response = await self._client.get(address, timeout=min(self.timeout, 30.0))
-                response.raise_for_status()
-                return response.json()
+                if response.status_code in (404, 405, 410, 501):
+                    return None
+                if response.status_code < 300:
+                    return response.json()
+                reply = sort_reply(response.status_code, response.headers, response.content, dict)
+                if isinstance(reply, Refusal):
+                    raise SetupError(reply.words)
+                words = f"{response.status_code}: {reply.words}"
+            except SetupError as error:
+                raise SetupError(self.clean(f"{address}: {error}")) from None
             except (httpx.HTTPError, ValueError) as error:
-                if attempt == _GET_TRIES - 1:
-                    raise PoolError(f"{address}: {_words(error)}") from error
+                words = " ".join(str(error).split())[:200] or type(error).__name__
+            if attempt == tries - 1:
+                raise PoolError(self.clean(f"{address}: {words}"))
             await asyncio.sleep(_BACKOFF_SECONDS * 2**attempt)
 
     async def post(
-        self, path: str, payload: Any, read: Callable[[Any], Any], affinity: str = "", only: str = ""
+        self,
+        path: str,
+        payload: Any,
+        read: Callable[[Any], Any],
+        affinity: str = "",
+        only: str = "",
+        family: str = "",
+        tokens: int = 0,
     ) -> Any:
-        """`read(document)` of the answer to a POST. `read` raises ValueError for a document that is no answer.
+        """`read(document)` of the answer to a POST, or a Refusal.
 
         Calls of one `affinity` go to one server while it answers, else to the next in their line; `only` names the one.
-        Raises RefusedError for a 4xx; FailedError where `retries` did not help while other calls succeeded; PoolError
-        where no call has succeeded for `timeout` seconds: a shorter outage is waited for.
+        `family`: calls of one kind (an agent's); `tokens`: how many the prompt has, about. What is to come later is
+        sent again, as told. Raises SetupError; FailedError where `retries` did not help while other calls succeeded;
+        PoolError where no call has succeeded for `timeout` seconds: a shorter outage is waited for.
         """
-        body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
-        started, tries = time.monotonic(), 0
+        body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+        started, tries, refused, asked, last_told = _now(), 0, 0, 0, 0.0
         while True:
-            server, reason, answer = await self._turn(path, body, read, affinity, only, tries)
-            if not reason:
-                return answer
-            tries += 1
+            server, reply = await self._turn(path, body, read, affinity, only, tries, tokens)
+            if isinstance(reply, Refusal):
+                if reply.sure or self._answered[family]:
+                    return reply
+                refused += 1
+                if refused == _TRIES_REFUSED:
+                    raise SetupError(self.clean(f"{server.address(path)}: {reply.words}"))
+                reply = Later(reply.reason, words=reply.words)
+            if not isinstance(reply, Later):
+                self._answered[family] += 1
+                return reply
+            server.resent[reply.reason] += 1
+            server.words = self.clean(reply.words)
+            if reply.reason != "429":
+                tries += 1
+            else:  # it lives, and will answer: this is no failure
+                last_told = _now() + reply.seconds
+            place, last = server.address(path), f"{tries} tries, the last: {reply.reason} {reply.words}"
             if self._last_success > started:
                 if tries > self.retries:
-                    raise FailedError(f"{server.url}{path}: {tries} tries, the last: {reason}")
-            elif tries > self.retries and time.monotonic() - max(started, self._last_success) > self.timeout:
-                raise PoolError(f"{server.url}{path}: does not answer: {tries} tries, the last: {reason}")
-            server.resent[reason] += 1
-            pause = min(_LONGEST_BACKOFF, _BACKOFF_SECONDS * 2 ** min(tries, 16))
-            await asyncio.sleep(random.uniform(0, pause))
+                    raise FailedError(self.clean(f"{place}: {last}"))
+            elif tries > self.retries and _now() - max(started, self._last_success, last_told) > self.timeout:
+                raise PoolError(self.clean(f"{place}: does not answer: {last}"))
+            asked += 1
+            doublings = 0 if reply.seconds else min(asked, 16)  # where the server says how long, no guessing
+            await self._wait(random.uniform(0, min(_LONGEST_BACKOFF, _BACKOFF_SECONDS * 2**doublings)))
 
     async def _turn(
-        self, path: str, body: bytes, read: Callable[[Any], Any], affinity: str, only: str, tries: int
-    ) -> tuple[_Server, str, Any]:
+        self, path: str, body: bytes, read: Callable[[Any], Any], affinity: str, only: str, tries: int, tokens: int
+    ) -> tuple[_Server, Any]:
         """One try; a server that went down while the call waited for its turn is not the one any more."""
+        estimated = tokens + self._output_tokens // max(1, self._answered.total())
+        await self._wait(self._pace.turn(estimated))
         while True:
             server = self._choose(affinity, only, tries)
+            await self._wait(server.told_until - _now())
             async with server.limiter:
-                if server is self._choose(affinity, only, tries):
-                    return (server, *await self._try(server, path, body, read))
+                if server is self._choose(affinity, only, tries) and server.told_until <= _now():
+                    reply = await self._try(server, path, body, read)
+                    output = getattr(reply, "output_tokens", 0)
+                    self._output_tokens += output
+                    self._pace.used(estimated, getattr(reply, "prompt_tokens", tokens) + output)
+                    return server, reply
 
     def _choose(self, affinity: str, only: str, tries: int) -> _Server:
         """The first in the line of `affinity` that is not out (rendezvous hashing); the very first where all are.
@@ -190,56 +280,66 @@ class HttpCaller:
             return next(server for server in self.servers if server.url == only)
         line = sorted(self.servers, key=lambda server: _digest(f"{server.url} {affinity}"))
         first = tries // _TRIES_WITH_ONE % len(line)
-        now = time.monotonic()
+        now = _now()
         line = line[first:] + line[:first]
         return next((server for server in line if server.out_until <= now), line[0])
 
-    async def _try(self, server: _Server, path: str, body: bytes, read: Callable[[Any], Any]) -> tuple[str, Any]:
-        """("", answer), or the reason to try again."""
+    async def _try(self, server: _Server, path: str, body: bytes, read: Callable[[Any], Any]) -> Any:
+        """What came back: `read`'s answer, Refusal or Later."""
         server.sent += 1
         headers = {"Content-Type": "application/json"}
         try:
             async with asyncio.timeout(self.timeout):
-                response = await self._client.post(f"{server.url}{path}", content=body, headers=headers)
+                response = await self._client.post(server.address(path), content=body, headers=headers)
         except (TimeoutError, httpx.TimeoutException):
             server.does_not_answer()
-            return "timeout", None
+            return Later("timeout")
         except httpx.TransportError as error:
             server.does_not_answer()
-            return type(error).__name__, None
-        if response.status_code in _RETRY_STATUS:
-            if response.status_code in (429, 503):
-                server.limiter.overloaded()
-            return str(response.status_code), None
-        if response.status_code >= 400:
-            raise RefusedError(f"{server.url}{path}: {response.status_code}: {' '.join(response.text.split())[:300]}")
+            return Later(type(error).__name__, words=str(error))
+        except httpx.HTTPError as error:  # a body that does not decode, too many redirects
+            return Later("unreadable body", words=str(error))
         try:
-            answer = read(response.json())
-        except (ValueError, KeyError, TypeError, IndexError):
-            return "unreadable body", None
-        server.answered += 1
+            reply = sort_reply(response.status_code, response.headers, response.content, read)
+        except SetupError as error:
+            raise SetupError(self.clean(f"{server.address(path)}: {error}")) from None
+        if isinstance(reply, Later):
+            server.told(reply.seconds)
+            if reply.overloaded:
+                server.limiter.overloaded()
+            return reply
+        server.told(seconds_to_wait(response.headers))  # of the next call: a limit that this one has spent
         server.answers()
-        self._last_success = time.monotonic()
-        server.limiter.succeeded()
-        return "", answer
+        if not isinstance(reply, Refusal):
+            server.answered += 1
+            self._last_success = _now()
+            server.limiter.succeeded()
+        return reply
+
+    def clean(self, words: str) -> str:
+        """Words of a server without the key, which some repeat."""
+        words = " ".join(words.split())
+        return words.replace(self._secret, "(key)") if self._secret else words
 
     def statistics(self) -> dict[str, dict[str, Any]]:
-        """By server: calls sent, answered and sent again by reason, and where the concurrency stands."""
+        """By server: calls sent, answered and sent again by reason, where the concurrency stands, what it waits for."""
+        return {self.clean(server.url.partition("?")[0]): self._numbers(server) for server in self.servers}
+
+    def _numbers(self, server: _Server) -> dict[str, Any]:
+        try:
+            waits = max(0.0, server.told_until - _now())
+        except RuntimeError:  # asked after the run: nothing waits any more
+            waits = 0.0
         return {
-            server.url: {
-                "sent": server.sent,
-                "answered": server.answered,
-                "resent": dict(sorted(server.resent.items())),
-                "concurrency": int(server.limiter.limit),
-                "in_flight": server.limiter.in_flight,
-            }
-            for server in self.servers
+            "sent": server.sent,
+            "answered": server.answered,
+            "resent": dict(sorted(server.resent.items())),
+            "concurrency": int(server.limiter.limit),
+            "in_flight": server.limiter.in_flight,
+            "told_to_wait": round(waits, 1),
+            "last_words": server.words,
         }
 
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,39 +1,123 @@
-"""Any OpenAI-compatible server: `/v1/chat/completions`; the server renders the chat template."""
+"""Any OpenAI-compatible server, local or hosted: chat completions; the server renders the chat template."""
 
 import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from crv.pool.base import FAILED, PROMPT_TOO_LONG, Answer, Request
-from crv.pool.http import FailedError, HttpCaller, RefusedError
-from crv.pool.sglang import check_model
+from cogpo_jax.errors import UserError
+from crv.options import PoolOptions
+from crv.pool.base import PROMPT_TOO_LONG, Answer, PoolError, Request
+from crv.pool.http import HttpCaller
+from crv.pool.replies import NO_SYSTEM, Refusal, SetupError, chat_answer
 
-_TOO_LONG = ("context length", "context_length", "maximum context", "too long", "longer than")
+_VERSION = re.compile(r"/(api/)?v\d+\w*(/|$)")
+_CONTEXTS = (  # in which field a description of a model or server tells its context
+    "max_model_len",  # vLLM, SGLang
+    "n_ctx",  # llama.cpp
+    "max_total_tokens",  # TGI
+    "context_length",  # OpenRouter, Together, Fireworks
+    "context_window",  # Groq
+    "loaded_context_length",  # LM Studio
+    "max_context_length",  # Mistral
+)
+_TOLD_CONTEXT = re.compile(r"(?:context (?:length|size|window)\D{0,40}|must be <=\s*|n_ctx\W+)(\d+)")
+_TOLD_PROMPT = re.compile(
+    r"(\d+)\s+(?:in the messages|in your prompt|input tokens|tokens from the input|`inputs` tokens)"
+)
+_BUDGETS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
+_LEAST_ROOM = 256  # output tokens below which a smaller budget is not tried any more
+_BYTES_PER_TOKEN = 2.0  # of prompts, until an answer tells of fewer; low, so that the room is not overrated
+_TEMPLATE_TOKENS = 64  # that a chat template adds, at most
 
 
 class OpenAIPool:
-    """One server that speaks OpenAI's chat completions."""
+    """Servers that speak OpenAI's chat completions, at any base URL."""
 
-    def __init__(self, caller: HttpCaller, model: str):
-        self.caller, self.model = caller, model
+    def __init__(self, caller: HttpCaller, place: PoolOptions):
+        self.caller, self.place, self.model = caller, place, place.model
+        self.context = place.context
+        self._bytes_per_token = _BYTES_PER_TOKEN
+        self._no_system = False  # the model's template has no system role
 
     async def start(self) -> None:
-        """Refuses a server that does not serve the model."""
-        for url in self.caller.urls:
-            await check_model(self.caller, url, self.model)
+        """Finds the API below each URL; refuses a server that lists other models; learns the context."""
+        contexts = [self.place.context]
+        for server in self.caller.servers:
+            server.prefix, listed = await _find_api(self.caller, server.url)
+            row = check_model(server.url, listed, self.model) if listed else {}
+            contexts.append(_context(row) or await self._context_of_server(server.url))
+        told = [context for context in contexts if context]
+        self.context = min(told, default=0)
+
+    async def _context_of_server(self, url: str) -> int:
+        """From llama.cpp's /props or TGI's /info; 0 where there is neither, as at hosted APIs."""
+        root = re.sub(r"/v\d+$", "", url)
+        for path in ("/props", "/info"):
+            try:
+                page = await self.caller.get(root, path, tries=1)
+            except PoolError:
+                continue
+            if isinstance(page, Mapping):
+                settings = page.get("default_generation_settings")
+                if found := _context(settings if isinstance(settings, Mapping) else {}) or _context(page):
+                    return found
+        return 0
 
     async def generate(self, request: Request) -> Answer:
-        """One call; see `SglangPool.generate` for the finish reasons."""
-        try:
-            return await self.caller.post("/v1/chat/completions", self.payload(request), self._read, request.problem_id)
-        except FailedError:
-            return Answer("", FAILED, model=self.model)
-        except RefusedError as error:
-            if any(words in str(error).lower() for words in _TOO_LONG):
-                return Answer("", PROMPT_TOO_LONG, model=self.model)
-            raise
+        """One call. A prompt that leaves no room, and a request that is refused, are finish reasons of their own."""
+        size = sum(len(text.encode(errors="replace")) for _, text in request.messages)
+        tokens = _TEMPLATE_TOKENS + int(size / self._bytes_per_token)
+        room = self.context - tokens if self.context else request.sampling.max_tokens
+        budget = min(request.sampling.max_tokens, max(room, _LEAST_ROOM))
+        while True:
+            reply = await self._ask(request, budget, tokens)
+            if isinstance(reply, Answer):
+                text_tokens = max(1, reply.prompt_tokens - _TEMPLATE_TOKENS)
+                self._bytes_per_token = min(self._bytes_per_token, size / text_tokens)
+                return reply
+            smaller = self._smaller(reply, budget)
+            if not smaller:
+                return Answer(reply.words, reply.reason, model=self.model)
+            budget = smaller
+
+    def _smaller(self, refusal: Refusal, budget: int) -> int:
+        """Output tokens that fit where prompt and output were too long together; 0 where the prompt alone is."""
+        said = refusal.words.lower()
+        if refusal.reason != PROMPT_TOO_LONG or budget <= _LEAST_ROOM:
+            return 0
+        context, prompt = _TOLD_CONTEXT.search(said), _TOLD_PROMPT.search(said)
+        if context and prompt:
+            fits = int(context[1]) - int(prompt[1]) - 1
+            return fits if 0 < fits < budget else 0
+        counted = re.search(r"completion|max_(completion_|new_|output_)?tokens|requested", said)
+        return max(_LEAST_ROOM, budget // 2) if counted else 0
+
+    async def _ask(self, request: Request, budget: int, tokens: int) -> Answer | Refusal:
+        """One call, said again without a system role where the model's template has none."""
+        while True:
+            folded = self._no_system
+            body = self.payload(replace(request, messages=without_system(request.messages)) if folded else request)
+            for name in body.keys() & _BUDGETS:
+                body[name] = min(int(body[name] or budget), budget)
+            try:
+                reply = await self.caller.post(
+                    "/chat/completions", body, self._read, request.problem_id, family=request.agent, tokens=tokens
+                )
+                refused = reply.words if isinstance(reply, Refusal) else ""
+            except SetupError as error:
+                if folded or not NO_SYSTEM.search(str(error).lower()):
+                    raise
+                refused = str(error)
+            if not refused or folded or not NO_SYSTEM.search(refused.lower()):
+                return reply
+            if request.messages[0][0] != "system":
+                return reply
+            self._no_system = True
 
     def payload(self, request: Request) -> dict[str, Any]:
-        """The body of the POST."""
+        """The body of the POST: the usual fields, less `pool.omit`, with `pool.extra_body` over them."""
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": role, "content": text} for role, text in request.messages],
@@ -47,20 +131,17 @@ class OpenAIPool:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         if request.regex:
             body["regex"] = request.regex  # SGLang's and vLLM's extension; others let it pass or refuse it
-        return body
+        extra = dict(self.place.extra_body)
+        if extra.keys() & _BUDGETS:  # one name for the budget: servers refuse two
+            del body["max_tokens"]
+        return {name: value for name, value in (body | extra).items() if name not in self.place.omit}
 
     def _read(self, body: Any) -> Answer:
-        choice, usage = body["choices"][0], body.get("usage") or {}
-        reason = choice["finish_reason"]
-        if reason not in ("stop", "length"):
-            raise ValueError(f"finish_reason {reason}")
-        message = choice["message"]
-        text = message.get("content") or ""
-        if thought := message.get("reasoning_content"):
-            text = f"<think>\n{thought}\n</think>\n\n{text}"
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        counts = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0), int(cached))
-        return Answer(str(text), reason, *counts, model=self.model)
+        return chat_answer(body, self.model)
+
+    def stop(self) -> None:
+        """Sends no further call."""
+        self.caller.stop()
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -69,3 +150,58 @@ class OpenAIPool:
     def statistics(self) -> dict[str, Any]:
         """`HttpCaller.statistics`."""
         return self.caller.statistics()
+
+
+def without_system(messages: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """The messages with the system text at the head of the user's turn, for templates without a system role."""
+    if not messages or messages[0][0] != "system":
+        return messages
+    (_, system), (role, text), *rest = messages
+    return ((role, f"{system}\n\n{text}"), *rest)
+
+
+async def _find_api(caller: HttpCaller, url: str) -> tuple[str, list[dict[str, Any]]]:
+    """(what comes between the URL and the API's paths, the models it lists).
+
+    `/v1` is added to a URL without a version in its path, where the API answers there.
+    """
+    path = re.sub(r"^https?://[^/?]*", "", url.partition("?")[0])
+    prefixes = [""] if _VERSION.search(path) else ["/v1", ""]
+    for prefix in prefixes:
+        page = await caller.get(url, f"{prefix}/models")
+        if page is None:
+            continue
+        rows = page if isinstance(page, list) else page.get("data", page.get("models"))
+        if not isinstance(rows, list):
+            raise PoolError(f"{url}{prefix}/models: no list of models; is that an OpenAI-compatible server?")
+        return prefix, [row for row in rows if isinstance(row, dict)]
+    return ("" if path else "/v1"), []  # some gateways list no models: the first call will tell
+
+
+def check_model(url: str, listed: list[dict[str, Any]], model: str) -> dict[str, Any]:
+    """The row of `model` in a server's list; UserError where the server serves others only.
+
+    Names are taken as they come: a list may add `models/` before a name or `:latest` after it.
+    """
+    for row in listed:
+        for name in _names(row):
+            if model in (name, name.removeprefix("models/"), name.removesuffix(":latest")) or model == f"models/{name}":
+                return row
+    served = " and ".join(repr(name) for row in listed[:5] for name in list(_names(row))[:1])
+    raise UserError(f"pool.model: {model!r}: {url} serves {served or 'no model'}")
+
+
+def _names(row: Mapping[str, Any]) -> Iterator[str]:
+    for value in (row.get("id"), row.get("name"), row.get("model"), *(row.get("aliases") or ())):
+        if isinstance(value, str):
+            yield value
+
+
+def _context(row: Mapping[str, Any]) -> int:
+    """The context that a description of a model or server tells, in whichever field; 0 where it tells none."""
+    for place in (row, row.get("meta"), row.get("top_provider"), row.get("limits")):
+        if isinstance(place, Mapping):
+            for name in _CONTEXTS:
+                if isinstance(value := place.get(name), int) and value > 0:
+                    return value
+    return 0

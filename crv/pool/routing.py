@@ -7,7 +7,7 @@ from typing import Any
 from cogpo_jax.errors import UserError
 from crv.options import Options, PoolOptions
 from crv.pool.base import Answer, Pool, RecordedPool, Request
-from crv.pool.http import HttpCaller
+from crv.pool.http import HttpCaller, Pace
 from crv.pool.openai import OpenAIPool
 from crv.pool.sglang import SglangPool
 
@@ -18,42 +18,56 @@ def open_pool(options: Options) -> Pool:
 
 
 class RoutedPool:
-    """Sends each agent's requests to its own server (`agents.NAME.{url,model,tokenizer}`) or to the common one."""
+    """Sends each agent's requests to its own server (`agents.NAME.*`) or to the common one."""
 
     def __init__(self, options: Options):
-        places = {agent: options.pool_of(agent) for agent in ("", *options.agents)}
-        self._clients = {place: _client(place) for place in dict.fromkeys(places.values())}
-        self._by_agent = {agent: self._clients[place] for agent, place in places.items()}
+        self._clients: list[tuple[PoolOptions, Pool]] = []
+        self._by_agent = {agent: self._client(options.pool_of(agent)) for agent in ("", *options.agents)}
+
+    def _client(self, place: PoolOptions) -> Pool:
+        """The client of a place; agents with equal places share one, and its limits."""
+        for known, pool in self._clients:
+            if known == place:
+                return pool
+        self._clients.append((place, _open_client(place)))
+        return self._clients[-1][1]
 
     async def start(self) -> None:
         """Checks every server."""
-        await asyncio.gather(*(pool.start() for pool in self._clients.values()))
+        await asyncio.gather(*(pool.start() for _, pool in self._clients))
 
     async def generate(self, request: Request) -> Answer:
         """Asks the agent's server."""
         return await self._by_agent.get(request.agent, self._by_agent[""]).generate(request)
 
+    def stop(self) -> None:
+        """Sends no further call."""
+        for _, pool in self._clients:
+            pool.stop()
+
     async def close(self) -> None:
         """Closes every client."""
-        await asyncio.gather(*(pool.close() for pool in self._clients.values()))
+        await asyncio.gather(*(pool.close() for _, pool in self._clients))
 
     def statistics(self) -> dict[str, Any]:
         """The statistics of each server, by its URL and model."""
         return {
             f"{url} {place.model}".strip(): numbers
-            for place, pool in self._clients.items()
+            for place, pool in self._clients
             for url, numbers in pool.statistics().items()
         }
 
 
-def _client(place: PoolOptions) -> Pool:
-    headers = None
-    if name := place.api_key:
-        if not os.environ.get(name):
-            raise UserError(f"pool.api_key: {name}: no such environment variable; set it to the key")
-        headers = {"Authorization": f"Bearer {os.environ[name]}"}
-    urls = [url.strip().rstrip("/").removesuffix("/v1") for url in place.url.split(",")]
-    caller = HttpCaller(urls, place.concurrency, place.timeout, place.retries, headers)
-    if place.kind == "openai":
-        return OpenAIPool(caller, place.model)
-    return SglangPool(caller, place.model, place.tokenizer, place.context, place.weights)
+def _open_client(place: PoolOptions) -> Pool:
+    headers, key = None, ""
+    if place.api_key:
+        key = os.environ.get(place.api_key, "").strip()
+        if not key:
+            raise UserError(f"pool.api_key: {place.api_key}: no such environment variable; set it to the key")
+        headers = {place.key_header: f"Bearer {key}" if place.key_header.lower() == "authorization" else key}
+    # `/v1` is put back where the API is found (crv/pool/openai.py).
+    given = [url.strip().rstrip("/").removesuffix("/chat/completions") for url in place.url.split(",")]
+    urls = [url.removesuffix("/v1") for url in given]
+    pace = Pace(place.requests_per_minute, place.tokens_per_minute)
+    caller = HttpCaller(urls, place.concurrency, place.timeout, place.retries, headers, pace=pace, secret=key)
+    return OpenAIPool(caller, place) if place.kind == "openai" else SglangPool(caller, place)

@@ -1,45 +1,70 @@
 """SGLang's native `/generate`: token ids in (our tokenizer, our chat template), text and token counts out."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
-from crv.pool.base import FAILED, PROMPT_TOO_LONG, Answer, PoolError, Request
-from crv.pool.http import FailedError, HttpCaller
+from crv.options import PoolOptions
+from crv.pool.base import PROMPT_TOO_LONG, Answer, PoolError, Request
+from crv.pool.http import HttpCaller
+from crv.pool.openai import check_model, without_system
+from crv.pool.replies import LaterError, Refusal, finish_reason, sort_reply, with_thought
 
 _PROBE = "The answer is \\boxed{\\frac{3}{4}}; 12,345 × 6 ≠ 7.\n\n<think> é 数学"
+_SYSTEM = "Be brief, probe 7319."
 
 
 class SglangPool:
-    """SGLang servers of one model, or the router before them; `model`: its served name, `tokenizer`: its own folder."""
+    """SGLang servers of one model, or the router before them; the place's tokenizer is the model's own folder."""
 
-    def __init__(self, caller: HttpCaller, model: str, tokenizer: str, context: int = 0, weights: str = ""):
-        from transformers import AutoTokenizer
+    def __init__(self, caller: HttpCaller, place: PoolOptions):
+        self.caller, self.place, self.model, self.context = caller, place, place.model, place.context
+        extra = dict(place.extra_body)
+        self._template = dict(extra.pop("chat_template_kwargs", {}))  # switches of the chat template: we render it
+        if "reasoning_effort" in extra:
+            self._template["reasoning_effort"] = extra.pop("reasoning_effort")
+        self._extra = extra
+        self.tokenizer = _tokenizer(place.tokenizer)
+        self._no_system = self._lacks_system_role()
+        # A tokenizer must not be used by two threads at once.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
-        if not Path(tokenizer).is_dir():
+    def _lacks_system_role(self) -> bool:
+        """Whether the chat template refuses or drops a system message; UserError where it renders no chat at all."""
+        try:
+            if _SYSTEM in self._text((("system", _SYSTEM), ("user", "What is 1 + 1?"))):
+                return False
+        except Exception:
+            pass
+        try:
+            self._text((("user", "What is 1 + 1?"),))
+        except Exception as error:
+            words = " ".join(str(error).split())[:200]
             raise UserError(
-                f"pool.tokenizer: {tokenizer!r}: no such folder; pool.kind sglang needs the model's tokenizer"
-            )
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        if not self.tokenizer.chat_template:
-            raise UserError(f"pool.tokenizer: {tokenizer}: has no chat template; give the tokenizer of a chat model")
-        self.caller, self.model, self.context, self.weights = caller, model, context, weights
-        self._thread = ThreadPoolExecutor(
-            1, thread_name_prefix="tokenizer"
-        )  # a tokenizer must not be used by two at once
+                f"pool.tokenizer: {self.place.tokenizer}: its chat template renders no user message ({words})"
+            ) from error
+        return True
+
+    def _text(self, messages: tuple[tuple[str, str], ...]) -> str:
+        rows = [{"role": role, "content": text} for role, text in messages]
+        return str(
+            self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True, **self._template)
+        )
 
     async def start(self) -> None:
         """Asks the server who it is: refuses another model, version of weights, tokenizer, or a smaller context."""
         for url in self.caller.urls:
-            await check_model(self.caller, url, self.model)
-            info = await self.caller.get(url, "/get_model_info")
-            if self.weights and info.get("weight_version") != self.weights:
+            listed = await _models(self.caller, url)
+            check_model(url, listed, self.model)
+            info = await self.caller.get(url, "/get_model_info") or {}
+            if self.place.weights and info.get("weight_version") != self.place.weights:
                 there = info.get("weight_version")
-                raise UserError(f"pool.weights: {self.weights!r}: {url} has weights of version {there!r}")
-            context = await self._served_context(url)
+                raise UserError(f"pool.weights: {self.place.weights!r}: {url} has weights of version {there!r}")
+            context = await self._served_context(url, listed)
             if context and self.context > context:
                 raise UserError(f"pool.context: {self.context}: {url} has a context of {context} tokens")
             self.context = self.context or context
@@ -47,13 +72,12 @@ class SglangPool:
                 raise UserError(f"pool.context: 0: {url} does not tell its context length; give it")
             await self._check_tokenizer(url)
 
-    async def _served_context(self, url: str) -> int:
+    async def _served_context(self, url: str, listed: list[dict[str, Any]]) -> int:
         """The smallest context behind a URL, 0 where none tells (a router does not, its workers do)."""
-        listed = await self.caller.get(url, "/v1/models")
-        lengths = [model.get("max_model_len") for model in listed["data"]]
+        lengths = [model.get("max_model_len") for model in listed]
         if not any(lengths):
             for worker in await _worker_urls(self.caller, url):
-                lengths += [m.get("max_model_len") for m in (await self.caller.get(worker, "/v1/models"))["data"]]
+                lengths += [model.get("max_model_len") for model in await _models(self.caller, worker)]
         return min((int(length) for length in lengths if length), default=0)
 
     async def _check_tokenizer(self, url: str) -> None:
@@ -67,9 +91,13 @@ class SglangPool:
             "return_logprob": True,
             "logprob_start_len": 0,
         }
-        tokens = await self.caller.post(
-            "/generate", payload, lambda body: body["meta_info"]["input_token_logprobs"], only=url
-        )
+        meta = await self.caller.post("/generate", payload, lambda body: body["meta_info"], only=url)
+        tokens = meta.get("input_token_logprobs") if isinstance(meta, dict) else None
+        if not tokens:
+            raise UserError(
+                f"pool.kind: sglang: {url} answers without input_token_logprobs, by which its tokenizer is compared"
+                " with ours; use another version of SGLang, or pool.kind=openai"
+            )
         theirs, mine = [int(token[1]) for token in tokens], self.tokenizer.encode(_PROBE, add_special_tokens=False)
         if theirs != mine:
             raise UserError(
@@ -78,12 +106,11 @@ class SglangPool:
 
     def render(self, request: Request) -> list[int]:
         """The token ids of a request's prompt: our chat template, generation prompt included."""
-        messages = [{"role": role, "content": text} for role, text in request.messages]
-        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        return list(ids)
+        messages = without_system(request.messages) if self._no_system else request.messages
+        return list(self.tokenizer.encode(self._text(messages), add_special_tokens=False))
 
     async def generate(self, request: Request) -> Answer:
-        """One call. A prompt that leaves no room, and a call that alone keeps failing, are finish reasons of their own.
+        """One call. A prompt that leaves no room, and a request that is refused, are finish reasons of their own.
 
         The length is checked here: a router counts a server's 4xx as that server's failure.
         """
@@ -91,13 +118,20 @@ class SglangPool:
         room = self.context - len(ids) - 1 if self.context else request.sampling.max_tokens
         if room < 1:
             return Answer("", PROMPT_TOO_LONG, prompt_tokens=len(ids), model=self.model)
-        try:
-            return await self.caller.post("/generate", self.payload(request, ids, room), self._read, request.problem_id)
-        except FailedError:
-            return Answer("", FAILED, prompt_tokens=len(ids), model=self.model)
+        reply = await self.caller.post(
+            "/generate",
+            self.payload(request, ids, room),
+            self._read,
+            request.problem_id,
+            family=request.agent,
+            tokens=len(ids),
+        )
+        if isinstance(reply, Refusal):
+            return Answer(reply.words, reply.reason, prompt_tokens=len(ids), model=self.model)
+        return reply
 
     def payload(self, request: Request, ids: Sequence[int], room: int) -> dict[str, Any]:
-        """The body of the POST: sampling, seed and the output's schema."""
+        """The body of the POST: sampling, seed and the output's schema; `pool.extra_body` and `pool.omit` mend it."""
         sampling: dict[str, Any] = {
             "temperature": request.sampling.temperature,
             "top_p": request.sampling.top_p,
@@ -108,17 +142,28 @@ class SglangPool:
             sampling["json_schema"] = request.schema
         if request.regex:
             sampling["regex"] = request.regex
-        return {"input_ids": list(ids), "sampling_params": sampling}
+        extra = {name: value for name, value in self._extra.items() if name != "sampling_params"}
+        sampling |= self._extra.get("sampling_params", {})
+        sampling = {name: value for name, value in sampling.items() if name not in self.place.omit}
+        return {"input_ids": list(ids), "sampling_params": sampling, **extra}
 
     def _read(self, body: Any) -> Answer:
         meta = body["meta_info"]
-        reason = meta["finish_reason"]["type"]
-        if reason not in ("stop", "length"):
-            raise ValueError(f"finish_reason {reason}")  # an abort is no answer: the call is sent again
+        ended = meta["finish_reason"]
+        kind = ended.get("type") if isinstance(ended, dict) else ended
+        if kind == "abort" and isinstance(ended, dict) and str(ended.get("status_code", "")).isdigit():
+            error = {"error": {"message": str(ended.get("message")), "code": ended["status_code"]}}
+            reply = sort_reply(int(ended["status_code"]), {}, json.dumps(error).encode(), dict)
+            if isinstance(reply, Refusal) and reply.sure:
+                return Answer(reply.words, reply.reason, model=self.model)
+            raise LaterError("abort")
+        text, reason = with_thought(str(body["text"]), finish_reason(kind))
         counts = (int(meta["prompt_tokens"]), int(meta["completion_tokens"]), int(meta.get("cached_tokens") or 0))
-        return Answer(
-            str(body["text"]), reason, *counts, model=self.model, seconds=float(meta.get("e2e_latency") or 0.0)
-        )
+        return Answer(text, reason, *counts, model=self.model, seconds=float(meta.get("e2e_latency") or 0.0))
+
+    def stop(self) -> None:
+        """Sends no further call."""
+        self.caller.stop()
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -130,17 +175,28 @@ class SglangPool:
         return self.caller.statistics()
 
 
-async def check_model(caller: HttpCaller, url: str, model: str) -> None:
-    """Refuses a server that does not serve `model`; PoolError where it is no such server at all."""
+def _tokenizer(folder: str) -> Any:
+    """The served model's tokenizer; UserError where there is none with a chat template in the folder."""
+    if not folder or not Path(folder).is_dir():
+        raise UserError(f"pool.tokenizer: {folder!r}: no such folder; pool.kind sglang needs the model's tokenizer")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # whatever a broken file makes the library raise
+        words = " ".join(str(error).split())[:200]
+        raise UserError(f"pool.tokenizer: {folder}: holds no tokenizer that can be read ({words})") from error
+    if not tokenizer.chat_template:
+        raise UserError(f"pool.tokenizer: {folder}: has no chat template; give the tokenizer of a chat model")
+    return tokenizer
+
+
+async def _models(caller: HttpCaller, url: str) -> list[dict[str, Any]]:
     listed = await caller.get(url, "/v1/models")
     try:
-        served = [str(row["id"]) for row in listed["data"]]
+        return [row for row in listed["data"] if row["id"]]
     except (KeyError, TypeError) as error:
-        raise PoolError(
-            f"{url}/v1/models: no list of models; is that an SGLang or OpenAI-compatible server?"
-        ) from error
-    if model not in served:
-        raise UserError(f"pool.model: {model!r}: {url} serves {' and '.join(map(repr, served[:5]))}")
+        raise PoolError(f"{url}/v1/models: no list of models; is that an SGLang server?") from error
 
 
 async def _worker_urls(caller: HttpCaller, url: str) -> list[str]:

@@ -39,8 +39,13 @@ def load_prompts(preset: str) -> dict[str, Prompt]:
     prompts = {}
     for agent in AGENTS:
         user = _read(folder / f"{agent}.txt").replace("{{shared}}", shared).strip()
-        prompts[agent] = Prompt(system, user, hashlib.sha256(f"{system}\0{user}".encode()).hexdigest())
+        prompts[agent] = _prompt(system, user)
+    prompts["student"] = _prompt("", "{{problem}}")  # as it is trained: the problem and nothing else
     return prompts
+
+
+def _prompt(system: str, user: str) -> Prompt:
+    return Prompt(system, user, hashlib.sha256(f"{system}\0{user}".encode()).hexdigest())
 
 
 def _read(path: Path, optional: bool = False) -> str:

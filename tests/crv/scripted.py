@@ -29,6 +29,9 @@ class ScriptedPool:
     async def start(self) -> None:
         pass
 
+    def stop(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

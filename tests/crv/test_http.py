@@ -7,12 +7,17 @@ import httpx
 import pytest
 
 from cogpo_jax.errors import UserError
+from crv.options import PoolOptions
 from crv.pool import http
-from crv.pool.base import FAILED, PROMPT_TOO_LONG, PoolError, Request
-from crv.pool.http import HttpCaller, Limiter, RefusedError
+from crv.pool.base import PROMPT_TOO_LONG, PoolError, Request
+from crv.pool.http import FailedError, HttpCaller, Limiter
 from crv.pool.openai import OpenAIPool
+from crv.pool.replies import SetupError
 
 REQUEST = Request("critic", {"problem": "p"}, 0, "t", (("user", "p"),), "m", schema='{"type": "object"}', seed=7)
+
+
+PLACE = PoolOptions(kind="openai", url="http://pool", model="m")
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +68,9 @@ def test_what_was_lost_on_the_way_is_sent_again_and_counted(trouble, reason):
     assert (c.servers[0].sent, c.servers[0].answered) == (3, 1)
 
 
-def test_a_refusal_is_not_sent_again():
+def test_a_wrong_set_up_is_not_sent_again():
     c = caller([httpx.Response(400, json={"error": "schema: not supported"})])
-    with pytest.raises(RefusedError, match=r"400: .*schema: not supported"):
+    with pytest.raises(SetupError, match=r"400: .*schema: not supported"):
         asyncio.run(c.post("/x", {}, dict))
     assert c.servers[0].sent == 1
 
@@ -80,22 +85,22 @@ def test_an_outage_is_waited_for_and_a_longer_one_ends_the_run():
         post(caller([(503,)], retries=2, timeout=0.3))
 
 
-def test_a_call_that_alone_keeps_failing_is_an_outcome_of_its_own():
+def test_a_call_that_alone_keeps_failing_is_set_aside_and_is_no_outcome():
     async def serve(request):
         poison = b"poison" in request.content
         return httpx.Response(500) if poison else chat()
 
     async def run():
-        pool = OpenAIPool(HttpCaller("http://pool", 8, 5.0, 2, transport=httpx.MockTransport(serve)), "m")
+        pool = OpenAIPool(HttpCaller("http://pool", 8, 5.0, 2, transport=httpx.MockTransport(serve)), PLACE)
         bad = asyncio.create_task(pool.generate(Request("critic", {}, 0, "t", (("user", "poison"),), "m")))
         for _ in range(50):
             await pool.generate(REQUEST)
             await asyncio.sleep(0.001)
-        return await bad, pool.statistics()["http://pool"]
+        with pytest.raises(FailedError, match=r"3 tries, the last: 500"):
+            await bad
+        return pool.statistics()["http://pool"]
 
-    answer, statistics = asyncio.run(run())
-    assert answer.finish_reason == FAILED
-    assert statistics["answered"] == 50
+    assert asyncio.run(run())["answered"] == 50
 
 
 def chat(content="hi", reason="stop", **message):
@@ -104,7 +109,7 @@ def chat(content="hi", reason="stop", **message):
 
 
 def ask(answers, seen=None):
-    return asyncio.run(OpenAIPool(caller(answers, seen=seen), "m").generate(REQUEST))
+    return asyncio.run(OpenAIPool(caller(answers, seen=seen), PLACE).generate(REQUEST))
 
 
 def test_an_openai_call_carries_seed_and_schema_and_gives_counts():
@@ -127,16 +132,16 @@ def test_an_aborted_answer_is_no_answer():
 def test_a_prompt_beyond_the_context_is_told_apart():
     refusal = httpx.Response(400, json={"error": {"message": "This model's maximum context length is 10 tokens"}})
     assert ask([refusal]).finish_reason == PROMPT_TOO_LONG
-    with pytest.raises(RefusedError):
+    with pytest.raises(SetupError, match="unknown field seed"):
         ask([httpx.Response(400, json={"error": "unknown field seed"})])
 
 
 def test_a_server_of_another_model_is_refused():
-    pool = OpenAIPool(caller([ok({"data": [{"id": "other"}]})]), "m")
+    pool = OpenAIPool(caller([ok({"data": [{"id": "other"}]})]), PLACE)
     with pytest.raises(UserError, match=r"pool.model: 'm': http://pool serves 'other'"):
         asyncio.run(pool.start())
     with pytest.raises(PoolError, match="no list of models"):
-        asyncio.run(OpenAIPool(caller([ok({"hello": 1})]), "m").start())
+        asyncio.run(OpenAIPool(caller([ok({"hello": 1})]), PLACE).start())
 
 
 def test_concurrency_grows_by_one_a_window_and_shrinks_once_a_congestion():
@@ -267,4 +272,4 @@ def test_every_worker_is_asked_who_it_is():
         return ok({"data": [{"id": "m" if request.url.host == "worker0" else "other"}]})
 
     with pytest.raises(UserError, match=r"http://worker1 serves 'other'"):
-        asyncio.run(OpenAIPool(several(serve), "m").start())
+        asyncio.run(OpenAIPool(several(serve), PLACE).start())

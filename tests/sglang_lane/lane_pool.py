@@ -27,7 +27,7 @@ from cogpo_jax.errors import UserError  # noqa: E402
 from cogpo_jax.records import read_groups  # noqa: E402
 from crv.agents import LABELS, Agents, read_answer  # noqa: E402
 from crv.driver import run  # noqa: E402
-from crv.options import VerifierOptions  # noqa: E402
+from crv.options import PoolOptions, VerifierOptions  # noqa: E402
 from crv.pool.base import PROMPT_TOO_LONG  # noqa: E402
 from crv.pool.http import HttpCaller  # noqa: E402
 from crv.pool.openai import OpenAIPool  # noqa: E402
@@ -87,7 +87,8 @@ def scripted(url, model, **changes):
 
 
 def real(url, model, context=0):
-    return SglangPool(HttpCaller(url, 16, 120.0, 8), "student", str(model), context)
+    place = PoolOptions(kind="sglang", model="student", tokenizer=str(model), context=context)
+    return SglangPool(HttpCaller(url, 16, 120.0, 8), place)
 
 
 def agents(max_tokens=1200):
@@ -160,8 +161,9 @@ def test_log_probs_prove_that_the_tokenizer_is_the_servers(url, qwen25_tokenizer
 
 
 def test_another_model_or_context_than_the_servers_is_refused(url, model):
+    place = PoolOptions(kind="sglang", model="teacher", tokenizer=str(model))
     with pytest.raises(UserError, match=r"pool.model: 'teacher'.*serves 'student'"):
-        ask_all(SglangPool(HttpCaller(url, 4, 30.0, 0), "teacher", str(model)), [])
+        ask_all(SglangPool(HttpCaller(url, 4, 30.0, 0), place), [])
     with pytest.raises(UserError, match=r"pool.context: 100000: .* has a context of 4096 tokens"):
         ask_all(real(url, model, context=100_000), [])
 
@@ -176,7 +178,7 @@ def test_a_prompt_that_is_too_long_is_never_sent(url, model):
 
 
 def test_the_openai_door_of_the_same_servers(url, model):
-    pool = OpenAIPool(HttpCaller(url, 4, 120.0, 4), "student")
+    pool = OpenAIPool(HttpCaller(url, 4, 120.0, 4), PoolOptions(kind="openai", model="student"))
     (answer,) = ask_all(pool, [agents().critique(PROBLEM, COT, "p")])
     assert answer.prompt_tokens > 0
     if answer.finish_reason == "stop":

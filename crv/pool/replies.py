@@ -1,0 +1,350 @@
+"""What servers reply, sorted in one place for all back ends. There are four classes of reply:
+
+- an answer: what `read` makes of the body;
+- an outcome of this problem (`Refusal`): filtered, too long, refused for what it is;
+- come back later (`Later`): overload, time-outs, lost connections, bodies that are none; never an outcome;
+- a wrong set-up (`SetupError`): key, address, model or parameter; the run stops with the server's own words.
+
+Servers differ in status, form and words: llama.cpp, vLLM, SGLang, TGI, Ollama, OpenAI, Azure, Mistral, OpenRouter,
+Together, Groq, and the compatible doors of Anthropic and Gemini. So an error is known by all of these together.
+"""
+
+import email.utils
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from crv.pool.base import CONTENT_FILTER, PROMPT_TOO_LONG, REFUSED, Answer, PoolError
+
+_LATER_STATUS = {408, 409, 421, 423, 424, 425, 429, 499}
+_TOO_LONG = re.compile(
+    r"context[ _-]?(length|size|window|limit)|maximum context|max_model_len|maximum (input|prompt|sequence) length"
+    r"|too long|too many (input )?tokens|longer than|request too large|token limit|context shift|input length"
+    r"|input token count|(number of|maximum) tokens (allowed )?\(?\d+|must have less than \d+ tokens"
+    r"|`max_new_tokens` must be|reduce the length|input is too large|exceeds? the (available )?context"
+)
+_FILTERED = re.compile(
+    r"content[ _-]?(filter|policy|management|moderation)|responsibleai|flagged|moderation|safety (system|filter|polic)"
+    r"|usage polic|data_inspection|inappropriate content|sensitive|prohibited_content|guardrail|blocklist"
+)
+_NO_QUOTA = re.compile(r"insufficient_quota|insufficient (credits?|balance|funds)|payment required|credit balance")
+_BILLING = re.compile(r"billing|current quota|exceeded your quota|out of credits")
+_SETUP = re.compile(
+    r"un(known|recogni[sz]ed|supported|expected)|not supported|(does|do)(n't| not) support|not (permitted|allowed)"
+    r"|extra (inputs|fields)|api[ _-]?key|permission|unauthori[sz]ed|forbidden|no such model|invalid model"
+    r"|model\b.{0,80}(not found|not exist|unavailable|not loaded)|invalid (type|schema|parameter|json)|is required"
+    r"|missing (required|field)|is too large|must be (less|greater|at (most|least)|between|one of|a )|not enabled"
+)
+NO_SYSTEM = re.compile(
+    r"system (role|message|instruction|prompt)|developer instruction|roles? .{0,60}supported|alternate"
+)
+
+_STOPS = {"", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "end", "complete", "completed"}
+_STOPS |= {"done", "finished", "finish", "null", "none", "stop_str", "stop_words", "end_of_text", "load"}
+_LENGTHS = {"length", "max_tokens", "model_length", "max_length", "max_output_tokens", "max_new_tokens", "incomplete"}
+_LENGTHS |= {"model_context_window_exceeded", "max_completion_tokens", "token_limit", "limit", "context_length"}
+_FILTERS = {"content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii"}
+_FILTERS |= {"guardrail_intervened", "refusal", "sensitive", "moderation", "flagged", "language", "error_toxic"}
+_AGAIN = {"abort", "aborted", "error", "cancelled", "canceled", "network_error", "insufficient_system_resource"}
+_AGAIN |= {"timeout", "failed", "overloaded", "server_error", "unavailable"}
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The call is to be sent again: why, how many seconds the server asked to wait, whether it is overloaded."""
+
+    reason: str
+    seconds: float = 0.0
+    overloaded: bool = False
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The server refuses this request: an outcome of the problem. Not `sure`: it may be the set-up after all."""
+
+    reason: str
+    words: str
+    sure: bool = True
+
+
+class SetupError(PoolError):
+    """The set-up is wrong (key, address, model, parameter, quota); the message holds the server's own words."""
+
+
+class LaterError(ValueError):
+    """Raised by a reader of bodies: what came is no answer, for a reason that is counted."""
+
+
+def sort_reply(
+    status: int, headers: Mapping[str, str], body: bytes, read: Callable[[Any], Any]
+) -> Any | Later | Refusal:
+    """What `read` makes of a reply's JSON body, or Later, or Refusal; raises SetupError.
+
+    `read` raises LaterError (a reason to ask again), or ValueError, KeyError, ... for a body that is no answer.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    found = _error(document)
+    if status < 300 and found is None:
+        if document is None:
+            return Later("unreadable body", words=_plain(body))
+        try:
+            return read(document)
+        except LaterError as error:
+            return Later(str(error))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return Later("unreadable body", words=_plain(body))
+    told, words = found or (0, _plain(body))
+    wait = seconds_to_wait(headers, body.decode(errors="replace") if found else "")
+    return _sort_error(status if status >= 300 else told, wait, words)
+
+
+def _sort_error(status: int, wait: float, words: str) -> Later | Refusal:
+    said = words.lower()
+    if status == 402 or _NO_QUOTA.search(said) or (status in (403, 429) and not wait and _BILLING.search(said)):
+        raise SetupError(f"{status or 'error'}: {words}")
+    if status == 413 or (status not in (401, 404, 407) and _too_long(status, said)):
+        return Refusal(PROMPT_TOO_LONG, words)
+    if status == 429 or (not status and re.search(r"rate.?limit|too many requests|overloaded", said)):
+        return Later("429", wait, overloaded=True, words=words)
+    if status >= 500 or status in _LATER_STATUS:
+        return Later(str(status), wait, overloaded=status in (503, 529), words=words)
+    if status not in (401, 404, 407) and _FILTERED.search(said):
+        return Refusal(CONTENT_FILTER, words)
+    if not status and not _SETUP.search(said):
+        return Later("error in the body", wait, words=words)
+    if status not in (400, 422) or _SETUP.search(said):
+        raise SetupError(f"{status or 'error'}: {words}")
+    return Refusal(REFUSED, f"{status}: {words}", sure=False)
+
+
+def _too_long(status: int, said: str) -> bool:
+    if status == 429:  # a limit of tokens a minute that this request alone is above
+        return "request too large" in said
+    return bool(_TOO_LONG.search(said))
+
+
+def _error(document: Any) -> tuple[int, str] | None:
+    """(HTTP status or 0, words) of the error that a body holds, in whichever form; None where it holds none."""
+    if isinstance(document, list) and len(document) == 1:  # Gemini's compatible door
+        document = document[0]
+    if not isinstance(document, dict):
+        return None
+    error = document.get("error")
+    choices = document.get("choices")
+    if not error and isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        error = choices[0].get("error")  # OpenRouter: a provider's error inside a choice
+    if not error and not choices and (document.get("object") == "error" or document.get("type") == "error"):
+        error = document
+    if not error and "choices" not in document and "text" not in document:
+        error = {k: document[k] for k in ("detail", "message", "errors", "code", "status") if k in document}
+        error = error if error.keys() & {"detail", "message", "errors"} else None
+    if not error:
+        return None
+    words = " ".join(dict.fromkeys(_words(document if error is not document else error)))
+    return _status(error) or _status(document), " ".join(words.split())[:500] or "an error without words"
+
+
+_KINDS = {
+    "rate_limit": 429,
+    "resource_exhausted": 429,
+    "overloaded": 529,
+    "server_error": 500,
+    "unavailable": 503,
+    "authentication": 401,
+    "permission": 403,
+    "not_found": 404,
+    "invalid_request": 400,
+    "invalid_argument": 400,
+    "badrequest": 400,
+    "validation": 422,
+}
+
+
+def _status(error: Any) -> int:
+    """The HTTP status that an error object tells; 0 where it tells none."""
+    if not isinstance(error, dict):
+        return 0
+    for name in ("code", "status", "status_code", "http_status"):
+        value = error.get(name)
+        if str(value).isdigit() and 400 <= int(str(value)) < 600:
+            return int(str(value))
+    kind = " ".join(str(error.get(name, "")) for name in ("type", "status", "code")).lower()
+    return next((status for name, status in _KINDS.items() if name in kind), 0)
+
+
+_TELLING = (  # fields of an error that hold its words, in the order in which they are told
+    *("error", "message", "msg", "detail", "errors", "choices", "loc", "code", "type", "param", "status"),
+    *("error_type", "innererror", "metadata", "reasons", "reason", "details", "raw"),
+)
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every text of an error, messages before codes."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _words(item)
+    elif isinstance(value, dict):
+        for name in _TELLING:
+            if name in value and not isinstance(value[name], int):
+                yield from _words(value[name])
+
+
+def _plain(body: bytes) -> str:
+    """A body that is not JSON, as a few words: an HTML page without its tags."""
+    text = re.sub(r"(?is)<(script|style).*?</\1>|<[^>]*>", " ", body[:20_000].decode(errors="replace"))
+    return " ".join(text.split())[:300] or "an empty body"
+
+
+_TOLD_DELAY = re.compile(
+    r"(?:retry_?delay\W+|(?:try again|retry) (?:in|after) )((?:\d+(?:\.\d+)?\s*[a-z]+ ?)+)", re.IGNORECASE
+)
+_TOLD_NUMBER = re.compile(r"retry_after(_ms)?\W+(\d+(?:\.\d+)?)", re.IGNORECASE)
+
+
+def seconds_to_wait(headers: Mapping[str, str], words: str = "") -> float:
+    """How long the server asks to be left alone: Retry-After, spent rate limits, or words of an error; 0 = not told."""
+    h = {name.lower(): value.strip() for name, value in headers.items()}
+    if "retry-after-ms" in h:
+        return _seconds(h["retry-after-ms"]) / 1000
+    if "retry-after" in h:
+        return _seconds(h["retry-after"])
+    waits = [0.0]
+    for name, value in h.items():
+        if "ratelimit" in name and "remaining" in name and value in ("0", "0.0"):
+            reset = h.get(name.replace("remaining", "reset"), "")
+            waits.append(min(_seconds(reset), 86_400.0))
+    if found := _TOLD_DELAY.search(words):
+        waits.append(_seconds(found[1]))
+    if found := _TOLD_NUMBER.search(words):
+        waits.append(float(found[2]) / (1000 if found[1] else 1))
+    return max(waits)
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def _seconds(value: str) -> float:
+    """Seconds from now: `12`, `0.5`, `6m0s`, `300ms`, `20 seconds`, an HTTP or ISO date, or seconds since 1970."""
+    value = value.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        number = float(value)
+        number = number / 1000 if number > 1e11 else number
+        return max(0.0, number - time.time()) if number > 1e9 else number
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(ms|milli\w*|s|m|h|d)", value.lower())
+    if parts and value[0].isdigit() and not re.match(r"\d{4}-", value):
+        return sum(float(n) * _UNITS["ms" if unit.startswith("milli") else unit] for n, unit in parts)
+    try:
+        then = email.utils.parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        try:
+            then = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        except ValueError:
+            return 0.0
+    return max(0.0, then.timestamp() - time.time())
+
+
+def finish_reason(reason: Any) -> str:
+    """`stop`, `length` or the name of an outcome for any server's word; raises LaterError for an aborted call."""
+    word = "" if reason is None else str(reason).strip().lower().replace("-", "_").replace(" ", "_")
+    word = word.removeprefix("finish_reason_")
+    if word in _STOPS:
+        return "stop"
+    if word in _LENGTHS:
+        return "length"
+    if word in _FILTERS:
+        return CONTENT_FILTER
+    if word in _AGAIN:
+        raise LaterError(f"finish reason {word}")
+    return word
+
+
+def chat_answer(document: Any, model: str) -> Answer:
+    """The answer in a chat completion's body, with its thought in think tags; raises LaterError and KeyError."""
+    choices = document["choices"]
+    if not choices:
+        raise LaterError("no choices")
+    choice, usage = choices[0], document.get("usage") or {}
+    message = choice.get("message") or {"content": choice.get("text")}
+    reason = choice.get("finish_reason")
+    pieces = list(_pieces(message.get("content")))
+    thought = _thought(message) or "".join(text for kind, text in pieces if kind == "thought")
+    text = "".join(text for kind, text in pieces if kind == "text")
+    refused = message.get("refusal") or any(kind == "refusal" for kind, _ in pieces)
+    ended = CONTENT_FILTER if refused and not text else finish_reason(reason)
+    details = usage.get("prompt_tokens_details") or {}
+    cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0
+    prompt = usage.get("prompt_tokens") or usage.get("input_tokens") or 0
+    output = usage.get("completion_tokens") or usage.get("output_tokens") or 0
+    text, ended = with_thought(text, ended, thought)
+    return Answer(text, ended, int(prompt), int(output), int(cached), model=model)
+
+
+def _thought(message: Mapping[str, Any]) -> str:
+    """The thought in a field of its own, whichever its name."""
+    for name in ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_details"):
+        if text := "".join(text for _, text in _pieces(message.get(name))).strip():
+            return text
+    return ""
+
+
+_INNER = ("text", "thinking", "reasoning", "refusal", "summary", "content", "value")
+
+
+def _pieces(content: Any) -> Iterator[tuple[str, str]]:
+    """(`text`, `thought` or `refusal`; the text) of a message's content: a text, a part, or a list of parts."""
+    if isinstance(content, str):
+        yield "text", content
+    elif isinstance(content, list):
+        for part in content:
+            yield from _pieces(part)
+    elif isinstance(content, dict):
+        kind = str(content.get("type", "text")).lower()
+        inner = next((content[name] for name in _INNER if content.get(name)), "")
+        text = "".join(text for _, text in _pieces(inner))
+        if content.get("thought") is True or any(word in kind for word in ("think", "reason", "thought")):
+            yield "thought", text
+        else:
+            yield "refusal" if kind == "refusal" else "text", text
+
+
+# How models and servers mark a thought that stands in the text itself.
+_MARKS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[think]", "[/think]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|start_thinking|>", "<|end_thinking|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+_LEFT_OVER = re.compile(
+    r"<\|(end|return|start)\|>(assistant)?|<\|(begin|end)_of_solution\|>|<\|(start|end)_response\|>", re.I
+)
+
+
+def with_thought(text: str, ended: str, thought: str = "") -> tuple[str, str]:
+    """(text with its thought between think tags, how it ended). A thought that was cut off makes it `length`."""
+    body, low = text.lstrip(), text.lstrip().lower()
+    for begin, end in _MARKS:
+        at = low.find(end)
+        if low.startswith(begin) and at < 0:
+            return f"<think>\n{body[len(begin) :].strip()}", "length" if ended == "stop" else ended
+        if at >= 0 and (low.startswith(begin) or (begin not in low and not thought)):
+            inner = body[len(begin) if low.startswith(begin) else 0 : at]
+            thought = "\n\n".join(filter(None, (thought, _LEFT_OVER.sub("", inner).strip())))
+            text = _LEFT_OVER.sub("", body[at + len(end) :]).strip()
+            break
+    return (f"<think>\n{thought}\n</think>\n\n{text}" if thought else text), ended

@@ -1,0 +1,189 @@
+"""What real servers reply, sorted into four classes. The bodies are those that the servers named beside them send."""
+
+import json
+
+import pytest
+
+from crv.pool import replies
+from crv.pool.base import CONTENT_FILTER, PROMPT_TOO_LONG, REFUSED
+from crv.pool.replies import Later, Refusal, SetupError, chat_answer, seconds_to_wait, sort_reply
+
+NOW = 2_015_661_600  # 15 November 2033, 10:00:00 UTC
+
+
+def chat(content="hi", reason="stop", choice=(), **message):
+    row = {"message": {"role": "assistant", "content": content, **message}, "finish_reason": reason, **dict(choice)}
+    return {"choices": [row], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+
+
+def reply(status, document, **headers):
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return sort_reply(status, headers, body, lambda body: chat_answer(body, "m"))
+
+
+THOUGHT = "<think>\nhm\n</think>\n\nhi"
+
+
+@pytest.mark.parametrize(
+    ("document", "text", "ended"),
+    [
+        (chat(), "hi", "stop"),
+        (chat(reasoning="hm"), THOUGHT, "stop"),  # vLLM since 0.11, OpenRouter, Groq
+        (chat(reasoning_content="hm\n"), THOUGHT, "stop"),  # SGLang, DeepSeek, llama.cpp
+        (chat(reasoning_details=[{"type": "reasoning.text", "text": "hm"}]), THOUGHT, "stop"),  # OpenRouter
+        (chat(thinking="hm"), THOUGHT, "stop"),  # Ollama
+        (chat("<think>hm</think>hi"), THOUGHT, "stop"),
+        (chat("hm</think>hi"), THOUGHT, "stop"),  # the template opened the thought
+        (chat("<thinking>hm</thinking>\nhi"), THOUGHT, "stop"),
+        (chat("[THINK]hm[/THINK]hi"), THOUGHT, "stop"),  # Mistral
+        (chat("◁think▷hm◁/think▷hi"), THOUGHT, "stop"),  # Kimi
+        (
+            chat("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>hi<|return|>"),
+            THOUGHT,
+            "stop",
+        ),  # gpt-oss without a parser
+        (chat([{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]), "hi", "stop"),
+        (
+            chat([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "hi"}]),
+            THOUGHT,
+            "stop",
+        ),  # Mistral
+        (chat([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "hi"}]), THOUGHT, "stop"),  # Anthropic
+        (chat({"type": "output_text", "text": "hi"}), "hi", "stop"),
+        (chat(reasoning=None, reasoning_content=""), "hi", "stop"),
+        (chat("<think>and so on", "length"), "<think>\nand so on", "length"),
+        (chat("<think>and so on", "stop"), "<think>\nand so on", "length"),
+        (chat(None, "length", reasoning="and so on"), "<think>\nand so on\n</think>\n\n", "length"),
+        ({"choices": [{"text": "hi", "finish_reason": "stop"}]}, "hi", "stop"),
+        *((chat(reason=r), "hi", "stop") for r in ("eos", "eos_token", "end_turn", "stop_sequence", None, "STOP")),
+        *((chat(reason=r), "hi", "length") for r in ("max_tokens", "model_length", "MAX_TOKENS")),
+        *((chat(reason=r), "hi", CONTENT_FILTER) for r in ("content_filter", "SAFETY", "guardrail_intervened")),
+        (chat(reason="repetition"), "hi", "repetition"),
+        (chat(reason="tool_calls"), "hi", "tool_calls"),
+        (chat(None, "stop", refusal="I cannot help with that."), "", CONTENT_FILTER),  # OpenAI
+    ],
+)
+def test_an_answer_in_any_form_is_read_with_its_thought_and_its_end(document, text, ended):
+    answer = reply(200, document)
+    assert (answer.text, answer.finish_reason) == (text, ended)
+
+
+HTML = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "reason"),
+    [
+        *((status, {"error": {"message": "oops"}}, str(status)) for status in (500, 502, 503, 504, 520, 524, 529)),
+        *((status, b"", str(status)) for status in (408, 409, 425, 429)),
+        (502, HTML, "502"),
+        (200, HTML, "unreadable body"),
+        (200, b'{"choices": [', "unreadable body"),
+        (200, b"", "unreadable body"),
+        (200, {"hello": 1}, "unreadable body"),
+        (200, {"choices": []}, "no choices"),
+        (200, chat("par", "abort"), "finish reason abort"),
+        (200, chat("", "error"), "finish reason error"),
+        (200, chat(choice={"error": {"code": 502, "message": "Provider returned error"}}), "502"),  # OpenRouter
+        (200, {"error": {"code": 429, "message": "Rate limit exceeded"}}, "429"),
+        (200, {"error": {"message": "Overloaded", "type": "overloaded_error"}}, "529"),
+        (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "529"),  # Anthropic
+        (503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}, "503"),  # llama.cpp
+        (
+            429,
+            [{"error": {"status": "RESOURCE_EXHAUSTED", "message": "current quota; retry in 3s"}}],
+            "429",
+        ),
+        (200, {"error": "something odd happened"}, "error in the body"),
+    ],
+)
+def test_what_may_pass_is_to_come_back_later(status, document, reason):
+    found = reply(status, document)
+    assert isinstance(found, Later)
+    assert found.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "reason"),
+    [
+        (400, {"error": {"code": 400, "message": "the request exceeds the available context size (4096 tokens), try increasing it", "type": "exceed_context_size_error", "n_prompt_tokens": 9000, "n_ctx": 4096}}, PROMPT_TOO_LONG),  # llama.cpp  # noqa: E501
+        (422, {"error": "Input validation error: `inputs` must have less than 1024 tokens. Given: 5000", "error_type": "validation"}, PROMPT_TOO_LONG),  # TGI  # noqa: E501
+        (400, {"object": "error", "message": "This model's maximum context length is 4096 tokens. However, you requested 9000 tokens", "type": "BadRequestError", "code": 400}, PROMPT_TOO_LONG),  # vLLM  # noqa: E501
+        (400, {"error": {"message": "The input (9000 tokens) is longer than the model's context length (4096 tokens).", "type": "BadRequest"}}, PROMPT_TOO_LONG),  # SGLang  # noqa: E501
+        (400, {"error": {"code": "context_length_exceeded", "message": "too many", "param": "messages"}}, PROMPT_TOO_LONG),  # OpenAI  # noqa: E501
+        (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 300000 tokens > 200000 maximum"}}, PROMPT_TOO_LONG),  # Anthropic  # noqa: E501
+        (400, [{"error": {"code": 400, "message": "The input token count (2000000) exceeds the maximum number of tokens allowed (1048576).", "status": "INVALID_ARGUMENT"}}], PROMPT_TOO_LONG),  # Gemini  # noqa: E501
+        (200, {"error": {"code": 400, "message": "request exceeds the available context size"}}, PROMPT_TOO_LONG),
+        (200, chat(choice={"error": {"code": 400, "message": "maximum context length is 4096"}}), PROMPT_TOO_LONG),
+        (413, HTML, PROMPT_TOO_LONG),
+        (429, {"error": {"message": "Request too large for model `x` on tokens per minute (TPM): Limit 6000, Requested 9000"}}, PROMPT_TOO_LONG),  # Groq  # noqa: E501
+        (400, {"error": {"message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.", "code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, CONTENT_FILTER),  # Azure  # noqa: E501
+        (400, {"error": {"code": "data_inspection_failed", "message": "Input data may contain inappropriate content."}}, CONTENT_FILTER),  # Alibaba  # noqa: E501
+        (403, {"error": {"code": 403, "message": "Your input was flagged", "metadata": {"reasons": ["violence"]}}}, CONTENT_FILTER),  # OpenRouter  # noqa: E501
+        (400, {"error": {"message": "Invalid prompt: your prompt was flagged as potentially violating our usage policy", "code": "invalid_prompt"}}, CONTENT_FILTER),  # OpenAI  # noqa: E501
+    ],
+)  # fmt: skip
+def test_what_is_refused_for_what_it_is_is_an_outcome_of_its_problem(status, document, reason):
+    found = reply(status, document)
+    assert isinstance(found, Refusal)
+    assert (found.reason, found.sure) == (reason, True)
+
+
+def test_a_refusal_of_no_known_kind_is_not_sure():
+    assert reply(400, {"error": "no"}) == Refusal(REFUSED, "400: no", sure=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "words"),
+    [
+        (401, {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}}, "Incorrect API key"),
+        (403, HTML, "403"),
+        (404, {"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}, "does not exist"),
+        (404, {"error": "model 'x' not found, try pulling it first"}, "not found, try pulling"),  # Ollama
+        (400, {"error": {"message": "x is not a valid model ID; model x does not exist"}}, "does not exist"),
+        (400, {"error": {"message": "Unrecognized request argument supplied: seed"}}, "argument supplied: seed"),
+        (400, {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'"}}, "max_tokens"),
+        (
+            422,
+            {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
+            "not permitted",
+        ),
+        (402, {"error": {"message": "Insufficient credits"}}, "Insufficient credits"),
+        (429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, "current quota"),
+        (200, {"error": {"code": 401, "message": "No auth credentials found"}}, "No auth credentials"),
+        (307, b"", "307"),
+    ],
+)
+def test_a_wrong_set_up_stops_at_once_with_the_servers_own_words(status, document, words):
+    with pytest.raises(SetupError, match=words):
+        reply(status, document)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words", "seconds"),
+    [
+        ({"Retry-After": "7"}, "", 7),
+        ({"retry-after": "0.5"}, "", 0.5),
+        ({"Retry-After-Ms": "250"}, "", 0.25),
+        ({"Retry-After": "Tue, 15 Nov 2033 10:01:30 GMT"}, "", 90),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, "", 360),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "120ms"}, "", 0.12),
+        ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "6m0s"}, "", 0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(NOW + 40)}, "", 40),
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "2033-11-15T10:00:50Z",
+            },
+            "",
+            50,
+        ),
+        ({}, "Rate limit reached. Please try again in 1m2.5s.", 62.5),
+        ({}, '{"retryDelay": "12s"}', 12),
+        ({}, '{"retry_after": 5}', 5),
+        ({}, "no word of it", 0),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers, words, seconds, monkeypatch):
+    monkeypatch.setattr(replies.time, "time", lambda: float(NOW))
+    assert seconds_to_wait(headers, words) == pytest.approx(seconds)
