@@ -1,0 +1,1 @@
+"""What a student can do: tasks, responses, verdicts, and statistics by which a difference can be believed."""
