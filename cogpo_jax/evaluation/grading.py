@@ -86,12 +86,10 @@ class Grader:
         """As `certify`; but of several final answers the last one counts, as every benchmark has it."""
         certificate = await certify(gold, solution, self._compare)
         extracted, verdict, rule = (certificate.answers or (None,))[-1], certificate.verdict, certificate.rule
-        if verdict == UNKNOWN and rule in _LAST_COUNTS or (extracted is None and rule in _LAST_COUNTS):
-            spans = final_spans(solution)
-            extracted = spans[-1].text.strip() if spans else None
-            if extracted is not None:
-                decided, rule = await self._compare(gold, extracted)
-                verdict, rule = _VERDICTS[decided], f"{rule}; the last of several final answers"
+        if verdict == UNKNOWN and rule in _LAST_COUNTS:
+            extracted = final_spans(solution)[-1].text.strip()
+            decided, rule = await self._compare(gold, extracted)
+            verdict, rule = _VERDICTS[decided], f"{rule}; the last of several final answers"
         return verdict, extracted, rule
 
     async def _code(self, problem: Problem, solution: str) -> tuple[str, str | None, str]:
@@ -122,13 +120,13 @@ def cut_thoughts(response: str) -> tuple[str, str]:
 def repeats(text: str, window: int = 2000) -> bool:
     """Whether a text runs in circles: its end is one piece four times over, or a fifth of it are repeated passages.
 
-    Passages are 16 words long; fewer than 64 words are never called repeated by them.
+    Passages are 16 words long, numbers left out ("Step 101: ..."); fewer than 64 words never count as repeated.
     """
     tail = text.rstrip()[-window:]
     period = _period(tail[::-1][:400])
     if len(tail) >= 400 and period <= 100:
         return True
-    words = text.split()
+    words = [word for word in text.split() if any(map(str.isalpha, word))]
     passages = Counter(tuple(words[i : i + 16]) for i in range(len(words) - 15))
     repeated = sum(count - 1 for count in passages.values())
     return len(words) >= 64 and repeated > 0.2 * len(words)
@@ -273,7 +271,7 @@ def _close(x: str, y: str) -> bool:
 async def run_program(
     program: str, inputs: Sequence[str], seconds: float = 6.0, megabytes: int = 1024
 ) -> list[dict[str, str]] | None:
-    """`sandbox` on one program: {stdout, error} for each input until one fails; None where the sandbox itself failed."""
+    """`sandbox` on a program: {stdout, error} for each input until one fails; None where the sandbox itself failed."""
     with tempfile.TemporaryDirectory(prefix="sandbox-") as root:
         job = {"program": program, "inputs": list(inputs), "seconds": seconds, "megabytes": megabytes, "root": root}
         process = await asyncio.create_subprocess_exec(
@@ -295,7 +293,9 @@ async def run_program(
 
 async def check_sandbox() -> None:
     """Raises UserError where this machine cannot keep a program in."""
-    if not sys.platform.startswith("linux") or await run_program("print(6 * 7)", [""]) != [{"stdout": "42\n", "error": ""}]:
+    if not sys.platform.startswith("linux") or await run_program("print(6 * 7)", [""]) != [
+        {"stdout": "42\n", "error": ""}
+    ]:
         raise UserError(
             "--allow_code: this machine offers no namespaces to keep programs in (Linux as root, or with user "
             "namespaces): grade the responses where they are, with --responses"

@@ -1,7 +1,7 @@
-"""Runs a program that nobody has read, so that it can harm itself only. Run as a file: `python -I sandbox.py < job.json`.
+"""Runs a program that nobody has read, so that it can harm itself only: `python -I sandbox.py < job.json`.
 
-The job is {program, inputs, seconds, megabytes, root}; the answer is one JSON list of {stdout, error}, an entry for each
-input until one fails. Linux only, standard library only. What keeps the program in:
+The job is {program, inputs, seconds, megabytes, root}; the answer is a JSON list of {stdout, error}, one for each input
+until one fails. Linux only, standard library only. What keeps the program in:
 - namespaces of its own for processes, mounts, network (no interface is up), System V objects and host name;
 - a root folder in memory that holds /usr, the libraries and this Python, read-only, and an empty /box to write in:
   home folders, /work, /etc and /proc do not exist there;
@@ -18,6 +18,7 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
     0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
@@ -38,7 +39,11 @@ def main() -> None:
     if outer[0] != 0:
         user = 1000
         _unshare(flags | _NEWUSER)
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {outer[0]} 1"), ("gid_map", f"{user} {outer[1]} 1")):
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{user} {outer[0]} 1"),
+            ("gid_map", f"{user} {outer[1]} 1"),
+        ):
             with open(f"/proc/self/{name}", "w") as f:
                 f.write(text)
     else:
@@ -74,38 +79,34 @@ def _make_root(root: str, user: int, program: str) -> str:
     """Builds the root folder and goes into it; returns the path of Python there."""
     _mount("", "/", "", _REC | _PRIVATE)
     _mount("tmpfs", root, "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
-    python = os.path.realpath(sys.executable)  # of a virtual environment: the one it was made from
-    base = os.path.dirname(os.path.dirname(python))
+    python = Path(sys.executable).resolve()  # of a virtual environment: the one it was made from
+    base = str(python.parents[1])
     for path in ("/usr", "/lib", "/lib64", "/lib32", "/bin", base, "/dev/null", "/dev/zero", "/dev/urandom"):
-        if os.path.islink(path):
-            os.symlink(os.readlink(path), root + path)
-        elif os.path.exists(path) and not os.path.exists(root + path):
-            _show(path, root + path)
-    for path, size in (("/box", _BOX), ("/tmp", _BOX)):
-        os.makedirs(root + path)
-        _mount("tmpfs", root + path, "tmpfs", _NOSUID | _NODEV, f"size={size}m,mode=700")
-        os.chown(root + path, user, user)
-    with open(root + "/box/program.py", "w") as f:
-        f.write(program)
-    os.chmod(root + "/box/program.py", 0o644)
+        there, target = Path(path), Path(root + path)
+        if there.is_symlink():
+            target.symlink_to(there.readlink())
+        elif there.exists() and not target.exists():
+            _show(there, target)
+    for name in ("box", "tmp"):
+        folder = Path(root, name)
+        folder.mkdir()
+        _mount("tmpfs", str(folder), "tmpfs", _NOSUID | _NODEV, f"size={_BOX}m,mode=700")
+        os.chown(folder, user, user)
+    Path(root, "box", "program.py").write_text(program, encoding="utf-8", errors="replace")
     _mount("", root, "", _REMOUNT | _RDONLY | _NOSUID | _NODEV, "size=1m,mode=755")
     os.chroot(root)
     os.chdir("/box")
-    return python
+    return str(python)
 
 
-def _show(path: str, target: str) -> None:
+def _show(path: Path, target: Path) -> None:
     """The file or folder `path` at `target`, read-only."""
-    if os.path.isdir(path):
-        os.makedirs(target)
-    else:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "w"):
-            pass
-    _mount(path, target, "", _BIND)
+    (target if path.is_dir() else target.parent).mkdir(parents=True, exist_ok=True)
+    if not path.is_dir():
+        target.touch()
+    _mount(str(path), str(target), "", _BIND)
     kept = os.statvfs(target).f_flag & (_NODEV | _NOEXEC)  # a mount's own restrictions cannot be taken off
-    device = 0 if path.startswith("/dev/") else _NODEV
-    _mount("", target, "", _REMOUNT | _BIND | _RDONLY | _NOSUID | (kept & ~_NODEV if not device else kept | device))
+    _mount("", str(target), "", _REMOUNT | _BIND | _RDONLY | _NOSUID | kept | (_NODEV if path.is_dir() else 0))
 
 
 def _run(command: list[str], text: bytes, user: int, job: dict) -> dict[str, str]:

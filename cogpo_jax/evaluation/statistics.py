@@ -27,7 +27,8 @@ def wilson(correct: float, n: float) -> Interval:
     """Wilson's 95% interval for a share, `correct` of `n` independent problems (Wilson 1927)."""
     p, z2 = correct / n, Z95**2
     middle, half = p + z2 / (2 * n), Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
+    low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
+    return (0.0 if correct == 0 else low), (1.0 if correct == n else high)
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
@@ -127,13 +128,13 @@ def sign_flip_test(differences: Sequence[Fraction]) -> tuple[float, float]:
     return min(1.0, beyond + at), min(1.0, beyond + at / 2)
 
 
-def paired(a: Sequence[Fraction], b: Sequence[Fraction], single: bool) -> dict[str, Any]:
+def paired(pairs: Sequence[tuple[Fraction, Fraction]], single: bool) -> dict[str, Any]:
     """B minus A over the same problems: difference with a 95% interval, test, and the problems it takes to see it.
 
-    `a`, `b`: shares of correct samples by problem. single: one sample each; then the interval is Bonett and Price's
-    (2012), else the bootstrap over problems.
+    `pairs`: (A's, B's) share of correct samples by problem. single: one sample each; then the interval is that of
+    Bonett and Price (2012), else the bootstrap over problems.
     """
-    differences = [y - x for x, y in zip(a, b, strict=True)]
+    differences = [b - a for a, b in pairs]
     values, n = np.asarray(differences, float), len(differences)
     better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     if single or n < 2 or np.ptp(values) == 0:
@@ -147,8 +148,8 @@ def paired(a: Sequence[Fraction], b: Sequence[Fraction], single: bool) -> dict[s
     needed = math.ceil((Z95 + Z80) ** 2 * float(values.var()) / mean**2) if mean else None
     return {
         "problems": n,
-        "a": float(sum(a) / n),
-        "b": float(sum(b) / n),
+        "a": float(sum(a for a, _ in pairs) / n),
+        "b": float(sum(b for _, b in pairs) / n),
         "difference": mean,
         "low": low,
         "high": high,

@@ -86,8 +86,11 @@ def problem_from_json(row: Mapping[str, Any]) -> Problem:
     return Problem(**{**row, **lists, "messages": tuple((role, text) for role, text in row["messages"])})
 
 
-def load_task(name: str, **changes: Any) -> Task:
-    """The shipped task `name`, or the one in the .toml file of that path; `changes` that are not None replace fields."""
+def load_task(name: str, columns: Sequence[str] = (), **changes: Any) -> Task:
+    """The shipped task `name`, or the one in the .toml file of that path.
+
+    `columns`: "problem:COL" puts a column before the task's own; `changes` that are not None replace fields.
+    """
     path = Path(name) if name.endswith(".toml") else TASKS / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in TASKS.glob("*.toml")))
@@ -103,17 +106,32 @@ def load_task(name: str, **changes: Any) -> Task:
     missing = {"grader", "prompt", "columns"} - set(fields)
     if missing:
         raise UserError(f"task {path.stem}: {min(missing)}: missing")
+    for pair in columns:
+        ours, colon, theirs = pair.partition(":")
+        if not colon or ours not in _OF_COLUMNS:
+            raise UserError(f"--columns: {pair!r}: must be NAME:COLUMN, NAME one of {', '.join(_OF_COLUMNS)}")
+        fields["columns"] = {**fields["columns"], ours: [theirs, *fields["columns"].get(ours, ())]}
     return Task(**fields)
 
 
 def make_problems(
-    task: Task, rows: Iterable[Mapping[str, Any]], where: str, seed: int, examples: Sequence[Mapping[str, Any]] = ()
+    task: Task,
+    rows: Iterable[Mapping[str, Any]],
+    where: str,
+    seed: int,
+    examples: Sequence[Mapping[str, Any]] | str = (),
 ) -> list[Problem]:
-    """The problems of a file's rows, ids unique, gold answers checked. Raises UserError naming the row and column."""
+    """The problems of a file's rows, ids unique, answers checked; `examples`: rows of worked ones, or their text.
+
+    Raises UserError naming the row and column.
+    """
     problems: list[Problem] = []
-    shown = [_fields(task, row, f"few-shot row {i + 1}") for i, row in enumerate(examples)]
+    preface = examples if isinstance(examples, str) else ""
+    rows_shown = () if isinstance(examples, str) else examples
+    shown = [_fields(task, row, f"--few_shot: row {i + 1}") for i, row in enumerate(rows_shown)]
     for number, row in enumerate(rows):
-        problems.append(_problem(task, _fields(task, row, f"{where}:{number + 1}"), number, seed, shown))
+        fields = _fields(task, row, f"{where}:{number + 1}")
+        problems.append(_problem(task, {**fields, "preface": preface}, number, seed, shown))
     if not problems:
         raise UserError(f"--data: {where}: no rows; a task needs problems")
     ids: dict[str, int] = {}
@@ -137,7 +155,7 @@ def _fields(task: Task, row: Mapping[str, Any], where: str) -> dict[str, Any]:
         if name not in found:
             have = ", ".join(sorted(map(str, row)))
             columns = " or ".join(task.columns.get(name, (name,)))
-            raise UserError(f"{where}: {name}: no column {columns}; the row has {have}; name it by --columns={name}:COL")
+            raise UserError(f"{where}: {name}: no column {columns}; there is {have}; name it by --columns={name}:COL")
     if not isinstance(found["problem"], str) or not found["problem"].strip():
         raise UserError(f"{where}: problem: {found['problem']!r:.60}: must be a text")
     if task.grader == "choice":
@@ -159,13 +177,13 @@ def _problem(task: Task, fields: dict[str, Any], number: int, seed: int, shown: 
         random.Random(f"{seed} {identity} {fields['problem']}").shuffle(order)
     examples = [e for e in shown if not group or str(e.get("group", "")) == group][: task.few_shot]
     if task.few_shot > len(examples) and shown:
-        raise UserError(f"--few_shot: {len(examples)} examples for {group or 'the task'}: {task.few_shot} are asked for")
+        raise UserError(f"--few_shot: {len(examples)} examples for {group or 'the task'}: {task.few_shot} are needed")
     turns = [("system", task.system)] if task.system else []
     for example in examples:
-        turns.append(("user", _render(task, example, list(range(len(example.get("choices", []))))))
+        turns.append(("user", _render(task, example, range(len(example.get("choices", ()))))))
         answer = _fill(task.example, {name: str(example.get(name, "")) for name in ("answer", "solution")})
         turns.append(("assistant", answer))
-    turns.append(("user", _render(task, fields, order)))
+    turns.append(("user", "\n\n".join(filter(None, [fields["preface"], _render(task, fields, order)]))))
     choices, tests = tuple(options[i] for i in order), tuple(fields.get("tests", ()))
     gold = fields.get("answer", "") if task.grader != "code" else ""
     return Problem(identity, fields["problem"], tuple(turns), gold, choices, tuple(order), tests, group)
@@ -225,7 +243,7 @@ def _key(answer: Any, options: Sequence[str], where: str) -> str:
 
 
 def read_tests(value: Any, row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """Tests of code: [{input, output[, function]}] or [{code}], of the forms that LiveCodeBench, HumanEval, MBPP have."""
+    """Tests of code: [{input, output[, function]}] or [{code}], as LiveCodeBench, HumanEval and MBPP have them."""
     from cogpo_jax.evaluation.grading import packed_json
 
     tests: list[dict[str, Any]] = []

@@ -1,8 +1,8 @@
 "use strict";
-// The problem browser of report.html: shows the problems that hold every word searched for, by state and label.
-(() => {
-  const form = document.getElementById("filters"), cards = [...document.querySelectorAll("#browser > details")];
-  const [search, state, label, marks, count] = ["search", "state", "label", "marks", "count"].map(id => document.getElementById(id));
+// The browsers of report.html: each shows the cards after its form that hold every word searched for, by state and label.
+for (const form of document.querySelectorAll("form.filters")) {
+  const browser = form.nextElementSibling, cards = [...browser.querySelectorAll(":scope > details")];
+  const { search, state, label, marks } = form.elements, count = form.querySelector("output");
   const texts = new Map(); // made at the first search: a page holds megabytes
 
   function holds(card, words) {
@@ -21,11 +21,11 @@
       shown += fits;
     }
     count.textContent = `${shown} of ${cards.length}`;
-    document.getElementById("browser").classList.toggle("plain", !marks.checked);
+    if (marks) browser.classList.toggle("plain", !marks.checked);
   }
 
   form.addEventListener("input", show);
   form.addEventListener("submit", event => event.preventDefault());
   form.hidden = false;
   show();
-})();
+}

@@ -32,8 +32,10 @@ def build_page(
     cogpo: Training | None = None,
     summary: Mapping[str, Any] | None = None,
     crv: CrvRun | None = None,
+    evaluations: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page as HTML, with a section for each part that is given; `summary` is that of the quickstart.
+    """The page as HTML, with a section for each part that is given; `summary` is that of the quickstart,
+    `evaluations` is `evaluations.evaluations_section`'s.
 
     Every text that came from a model is escaped, nothing is loaded from outside the page, and the page's policy lets
     no script run but its own.
@@ -54,6 +56,8 @@ def build_page(
         heldout=_heldout_section(cogpo.pairs) if cogpo and cogpo.pairs else None,
         crv=crv_section(crv) if crv else None,
         summary=summary,
+        evaluations=evaluations,
+        only_evaluations=not any((data, sft, cogpo, crv, summary)),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
