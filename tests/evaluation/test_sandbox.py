@@ -1,7 +1,6 @@
 """Programs of a model harm themselves only: each of these costs its own sample, and nothing outside it."""
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,8 @@ print(sorted(os.listdir("/")), os.path.exists("/proc/self"), os.getuid() != 0)
     assert "wrote" not in outcomes[0]["stdout"]
     assert outcomes[0]["stdout"].endswith("False True\n"), outcomes
     assert precious.read_text() == "kept"
-    assert os.path.isdir(Path.home())
-    assert os.path.isfile("/usr/bin/env")
+    assert Path.home().is_dir()
+    assert Path("/usr/bin/env").is_file()
 
 
 TESTS = {

@@ -81,7 +81,7 @@ def test_more_problems_and_more_samples_let_smaller_differences_be_seen() -> Non
 
 
 def test_intervals_by_problem_cover_the_truth_and_ones_by_sample_would_not() -> None:
-    """300 simulated evaluations of 30 problems, 16 samples each (AIME): benchmarks/evaluate_statistics.py does 2,000."""
+    """300 simulated evaluations of 30 problems, 16 samples each; benchmarks/evaluate_statistics.py does 2,000."""
     random = np.random.default_rng(0)
     covered = naive = 0
     for _ in range(300):
