@@ -30,6 +30,7 @@ COMMANDS = {
     "compare-hf": "cogpo_jax.commands.student:compare_hf",
     "score": "cogpo_jax.commands.student:score",
     "generate": "cogpo_jax.commands.student:generate",
+    "evaluate": "cogpo_jax.commands.evaluation:evaluate",
     "report": "cogpo_jax.commands.project:report",
 }
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")

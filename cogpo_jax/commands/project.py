@@ -89,16 +89,18 @@ def report() -> cli.Main:
     sft = flags.DEFINE_string("sft", None, "Workdir of `cogpo train` with objective sft.")
     cogpo = flags.DEFINE_string("cogpo", None, "Workdir of `cogpo train` with objective cogpo or dpo.")
     summary = flags.DEFINE_string("summary", None, "summary.json of the quickstart: adds its checks and times.")
+    evaluations = flags.DEFINE_list("evaluations", [], "Folders of `cogpo evaluate`, with commas between.")
     output = flags.DEFINE_string("output", "report.html", "The page.")
 
     def main() -> None:
+        from cogpo_jax.report.evaluations import evaluations_section
         from cogpo_jax.report.heldout import heldout_table
         from cogpo_jax.report.page import build_page
         from cogpo_jax.report.run_files import read_data, read_training
         from crv.review import read_overview
 
-        if not (data.value or sft.value or cogpo.value):
-            raise UserError("report: nothing to show: give at least one of --data, --sft, --cogpo")
+        if not (data.value or sft.value or cogpo.value or evaluations.value):
+            raise UserError("report: nothing to show: give at least one of --data, --sft, --cogpo, --evaluations")
         if summary.value and not Path(summary.value).is_file():
             raise UserError(f"--summary: {summary.value}: no such file")
         crv = records = None
@@ -110,7 +112,8 @@ def report() -> cli.Main:
         first = read_training(sft.value) if sft.value else None
         second = read_training(cogpo.value) if cogpo.value else None
         checks = json.loads(Path(summary.value).read_text()) if summary.value else None
-        write_atomic(output.value, build_page(records, first, second, checks, crv))
+        shown = evaluations_section(evaluations.value) if evaluations.value else None
+        write_atomic(output.value, build_page(records, first, second, checks, crv, shown))
         print(json.dumps({"report": output.value, "heldout": heldout_table(second.pairs) if second else {}}))
 
     return main

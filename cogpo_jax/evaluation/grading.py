@@ -27,6 +27,7 @@ from cogpo_jax.evaluation.tasks import LETTERS, Problem
 from crv.verify import grade
 from crv.verify.certificate import CORRECT, INCORRECT, UNKNOWN, certify, ladder
 from crv.verify.extract import Span, final_spans
+from crv.verify.spelling import spell
 from crv.verify.workers import AlgebraWorkers
 
 VERSION = 1  # of the rules here; with `crv.verify`'s own it says by which rules a folder was graded
@@ -166,7 +167,7 @@ def grade_choice(problem: Problem, solution: str) -> tuple[str, str | None, str]
 
 def _option(answer: str, shown: Sequence[str], strict: bool) -> int | None:
     """Which of the options as shown an answer names: its place; -1 where letter and text contradict; None for none."""
-    text = grade.normalise(answer)
+    text = spell(answer)
     same = [i for i, option in enumerate(shown) if _plain(option) == _plain(text)]
     letter = _LONE_LETTER.fullmatch(re.sub(r"^(?:option|choice|answer)\s+(?=\(?[A-Z]\b)", "", text, flags=re.I))
     if len(same) == 1 and not (letter and not letter.group(2)):
@@ -197,7 +198,7 @@ def grade_text(gold: str, solution: str) -> tuple[str, str | None, str]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[\"'`*_.,;:()$]+", " ", grade.normalise(text)).lower().split())
+    return " ".join(re.sub(r"[\"'`*_.,;:()$]+", " ", spell(text)).lower().split())
 
 
 async def _run_tests(program: str, tests: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cogpo_jax.errors import UserError
 from cogpo_jax.evaluation import statistics
-from crv.verify import grade
+from crv.verify.spelling import spell
 
 _MEANT_TO_DIFFER = ("model", "weights", "file", "engine", "dtype", "problems")
 
@@ -76,9 +76,7 @@ def summarise(samples: Sequence[Mapping[str, Any]], groups: Mapping[str, str]) -
 def _majority(rows: Sequence[Mapping[str, Any]], k: int) -> float:
     correct = sum(row["verdict"] == "correct" for row in rows)
     others = Counter(
-        " ".join(grade.normalise(row["extracted"]).lower().split())
-        for row in rows
-        if row["verdict"] != "correct" and row["extracted"] is not None
+        spell(row["extracted"]).lower() for row in rows if row["verdict"] != "correct" and row["extracted"] is not None
     )
     return statistics.majority_at_k(correct, list(others.values()), len(rows) - correct - sum(others.values()), k)
 
@@ -124,6 +122,17 @@ def compare(a: str | Path, b: str | Path, common: bool = False) -> dict[str, Any
         pairs += some
         single &= alone
     return {"a": str(a), "b": str(b), "tasks": tasks, "overall": statistics.paired(pairs, single)}
+
+
+def sentence(result: Mapping[str, Any]) -> str:
+    """A paired result in one line."""
+    needed = result["problems_needed"]
+    return (
+        f"{100 * result['a']:.1f} -> {100 * result['b']:.1f}, {100 * result['difference']:+.1f} points "
+        f"({100 * result['low']:+.1f} to {100 * result['high']:+.1f}), {result['test']} p = {result['p']:.3g}; "
+        f"{result['better_with_b']} problems better, {result['worse_with_b']} worse; "
+        + (f"about {needed:,} problems show a difference like that" if needed else "no difference to show")
+    )
 
 
 def _compare_task(a: Path, b: Path, common: bool) -> tuple[dict[str, Any], list[tuple[Fraction, Fraction]], bool]:

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cogpo_jax.config_files import CONFIGS
 from cogpo_jax.errors import UserError
 from crv.verify import grade
 from crv.verify.extract import final_spans
 
-TASKS = Path(__file__).parents[2] / "configs" / "tasks"
+TASKS = CONFIGS / "tasks"
 GRADERS = ("math", "choice", "text", "code")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OF_COLUMNS = ("id", "problem", "answer", "choices", "tests", "starter", "group")

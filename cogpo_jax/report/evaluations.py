@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cogpo_jax.atomic import write_atomic
-from cogpo_jax.evaluation.summary import read_samples
+from cogpo_jax.evaluation.summary import read_samples, runs_in
 from cogpo_jax.report import svg
 
 SHOWN = 300  # responses of each run in the page
@@ -23,7 +23,7 @@ def write_page(path: str | Path, folders: Sequence[str | Path], comparison: Mapp
 
 def evaluations_section(folders: Sequence[str | Path], comparison: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What evaluations.html shows of the folders."""
-    runs = [_run(Path(folder)) for folder in folders]
+    runs = [_run(run) for folder in folders for run in runs_in(folder).values()]
     tasks = sorted({run["task"] for run in runs})
     models = list(dict.fromkeys(run["model"] for run in runs))
     table = [
