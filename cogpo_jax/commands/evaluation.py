@@ -103,6 +103,7 @@ def _define_engine() -> Any:
 
     def make(responses: str) -> Any:
         from cogpo_jax.evaluation.engines import PoolEngine, StudentEngine
+        from crv.options import PoolOptions
 
         url = of_pool["url"].value
         given = [n for n, v in (("--model", model.value), ("--pool.url", url), ("--responses", responses)) if v]
@@ -114,7 +115,9 @@ def _define_engine() -> Any:
             text_format = TextFormat(prompt=form.value, end_token=end_token.value)
             fields = {name: flag.value for name, flag in of_student.items()}
             return StudentEngine(model.value, **fields, text_format=text_format)
-        return PoolEngine(**{name: flag.value for name, flag in of_pool.items()}) if url else None
+        if not url:
+            return None
+        return PoolEngine(PoolOptions(**{name: flag.value for name, flag in of_pool.items()}))
 
     return make
 

@@ -1,10 +1,10 @@
 """Who answers: the in-process sampler on any mesh, or a server of CRV's pool."""
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,10 @@ from typing import Any, Protocol
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.evaluation.tasks import Problem
 from cogpo_jax.text import TextFormat, encode_prompts, load_tokenizer, prompt_text
+from crv.options import PoolOptions
+from crv.pool.base import PoolError, Request, Sampling
+from crv.pool.http import FailedError
+from crv.pool.routing import open_client
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +107,7 @@ class StudentEngine:
     def generate(self, asks: Sequence[Ask], decoding: Decoding, got: Callable[[Ask, Reply], None]) -> None:
         """All asks through the sampler at once: it keeps its slots full."""
         from cogpo_jax.student.generate_rows import load_sampler, stop_ids
-        from cogpo_jax.student.sampling import Sampling
+        from cogpo_jax.student.sampling import Sampling as Choice
 
         if self.sampler is None:
             _, self.sampler = load_sampler(self.folder, self.compute_dtype, self.tensor, self.slots)
@@ -112,7 +116,7 @@ class StudentEngine:
             self._encode([ask.problem for ask in asks]),
             decoding.max_new_tokens,
             stops,
-            Sampling(decoding.temperature, 0, decoding.top_p),
+            Choice(decoding.temperature, 0, decoding.top_p),
             seed=decoding.seed,
             rows=[ask.number() for ask in asks],
         )
@@ -151,87 +155,52 @@ def fingerprint(folder: str) -> str:
 
 @dataclasses.dataclass
 class PoolEngine:
-    """A server of CRV's pool: `kind` openai (llama.cpp, vLLM, any) or sglang (which needs `tokenizer`, a folder)."""
+    """A server of CRV's pool; `place` says which. Without a model's name it is the only one that is served."""
 
-    url: str
-    model: str = ""
-    kind: str = "openai"
-    tokenizer: str = ""
-    concurrency: int = 16
-    timeout: float = 1800.0
-    retries: int = 3
-    api_key: str = ""  # name of an environment variable
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("openai", "sglang"):
-            raise UserError(f"--pool.kind: {self.kind!r}: must be openai or sglang")
-        if self.concurrency < 1:
-            raise UserError(f"--pool.concurrency: {self.concurrency}: must be at least 1")
-        if self.api_key and not os.environ.get(self.api_key):
-            raise UserError(f"--pool.api_key: {self.api_key}: no such environment variable; set it to the key")
+    place: PoolOptions
 
     def describe(self) -> dict[str, Any]:
         """The model's served name; where it is served may change between two starts."""
-        return {"engine": f"pool {self.kind}", "model": self.model}
-
-    def _caller(self) -> Any:
-        from crv.pool.http import HttpCaller
-
-        headers = {"Authorization": f"Bearer {os.environ[self.api_key]}"} if self.api_key else None
-        urls = [url.strip().rstrip("/").removesuffix("/v1") for url in self.url.split(",")]
-        return HttpCaller(urls, self.concurrency, self.timeout, self.retries, headers)
-
-    def _client(self) -> Any:
-        from crv.pool.openai import OpenAIPool
-        from crv.pool.sglang import SglangPool
-
-        if self.kind == "openai":
-            return OpenAIPool(self._caller(), self.model)
-        return SglangPool(self._caller(), self.model, self.tokenizer)
+        return {"engine": f"pool {self.place.kind}", "model": self.place.model}
 
     def check(self, problems: Sequence[Problem], decoding: Decoding) -> None:
         """Refuses a server that does not answer, serves another model, or has too small a context."""
-        from crv.pool.base import PoolError
-
         try:
             asyncio.run(self._check(problems, decoding))
         except PoolError as error:
             raise UserError(f"--pool.url: {error}") from error
 
     async def _check(self, problems: Sequence[Problem], decoding: Decoding) -> None:
-        caller = self._caller()
-        try:
-            for url in caller.urls:
-                listed = (await caller.get(url, "/v1/models")).get("data", [])
-                served = [str(model.get("id")) for model in listed]
-                if not self.model and len(served) == 1:
-                    self.model = served[0]
-                if self.model not in served:
-                    raise UserError(f"--pool.model: {self.model!r}: {url} serves {' and '.join(map(repr, served))}")
-        finally:
-            await caller.close()
-        client = self._client()
-        try:
-            await client.start()
-            if self.kind == "sglang":
-                lengths = [client.render(self._request(Ask(p, 0), decoding)) for p in problems]
-                check_positions(lengths, [p.id for p in problems], decoding.max_new_tokens + 1, client.context)
-        finally:
-            await client.close()
+        async with contextlib.aclosing(_Client(self.place)) as first:
+            if not self.place.model:
+                url = first.pool.caller.urls[0]
+                listed = await first.pool.caller.get(url, "/v1/models") or {}
+                served = [str(model.get("id")) for model in listed.get("data", [])]
+                if len(served) != 1:
+                    raise UserError(
+                        f"--pool.model: missing: {url} serves {' and '.join(served) or 'no list of models'}"
+                    )
+                self.place = dataclasses.replace(self.place, model=served[0])
+        async with contextlib.aclosing(_Client(self.place)) as client:
+            await client.pool.start()
+            context, new = client.pool.context, decoding.max_new_tokens
+            if self.place.kind == "sglang":
+                prompts = [client.pool.render(self._request(Ask(p, 0), decoding)) for p in problems]
+                check_positions(prompts, [p.id for p in problems], new + 1, context)
+            elif context and new >= context:
+                raise UserError(f"--max_new_tokens: {new}: {self.place.url} has a context of {context} tokens")
 
-    def _request(self, ask: Ask, decoding: Decoding) -> Any:
-        from crv.pool.base import Request, Sampling
-
+    def _request(self, ask: Ask, decoding: Decoding) -> Request:
         sampling = Sampling(decoding.temperature, decoding.top_p, decoding.max_new_tokens)
+        problem, seed = ask.problem, ask.number(decoding.seed)
+        inputs = {"problem": problem.problem}
         return Request(
-            "student", {"problem": ask.problem.problem}, ask.sample, ask.problem.prompt_digest, ask.problem.messages,
-            self.model, sampling, seed=ask.number(decoding.seed), problem_id=ask.problem.id,
+            "student", inputs, ask.sample, problem.prompt_digest, problem.messages, self.place.model, sampling,
+            seed=seed, problem_id=problem.id,
         )  # fmt: skip
 
     def generate(self, asks: Sequence[Ask], decoding: Decoding, got: Callable[[Ask, Reply], None]) -> None:
-        """Asks `concurrency` at a time. Raises RunError where calls were lost: what came is kept by the caller."""
-        from crv.pool.base import PoolError
-
+        """Asks `place.concurrency` at a time. Raises RunError where calls were lost: the caller keeps what came."""
         try:
             failed = asyncio.run(self._generate(asks, decoding, got))
         except PoolError as error:
@@ -240,28 +209,36 @@ class PoolEngine:
             raise RunError(f"{failed} of {len(asks)} calls failed again and again; run the same command for them")
 
     async def _generate(self, asks: Sequence[Ask], decoding: Decoding, got: Callable[[Ask, Reply], None]) -> int:
-        from crv.pool.base import FAILED, PROMPT_TOO_LONG
+        waiting, failed = iter(asks), 0
+        async with contextlib.aclosing(_Client(self.place)) as client:
+            await client.pool.start()
 
-        client, waiting, failed = self._client(), iter(asks), 0
-        await client.start()
+            async def work() -> None:
+                nonlocal failed
+                for ask in waiting:
+                    try:
+                        answer = await client.pool.generate(self._request(ask, decoding))
+                    except FailedError:
+                        failed += 1
+                        continue
+                    text = answer.text if answer.finish_reason in ("stop", "length") else None
+                    got(ask, Reply(text, answer.output_tokens or None, answer.finish_reason))
 
-        async def work() -> None:
-            nonlocal failed
-            for ask in waiting:
-                answer = await client.generate(self._request(ask, decoding))
-                if answer.finish_reason == FAILED:
-                    failed += 1
-                elif answer.finish_reason == PROMPT_TOO_LONG:
-                    got(ask, Reply(None, None, PROMPT_TOO_LONG))
-                else:
-                    got(ask, Reply(answer.text, answer.output_tokens or None, answer.finish_reason))
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.concurrency):
-                    group.create_task(work())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        finally:
-            await client.close()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(self.place.concurrency):
+                        group.create_task(work())
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
         return failed
+
+
+class _Client:
+    """The pool's client of a place, closed at the end of a block."""
+
+    def __init__(self, place: PoolOptions):
+        self.pool: Any = open_client(place)
+
+    async def aclose(self) -> None:
+        """Lets go of its connections."""
+        await self.pool.close()

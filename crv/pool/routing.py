@@ -29,7 +29,7 @@ class RoutedPool:
         for known, pool in self._clients:
             if known == place:
                 return pool
-        self._clients.append((place, _open_client(place)))
+        self._clients.append((place, open_client(place)))
         return self._clients[-1][1]
 
     async def start(self) -> None:
@@ -58,7 +58,8 @@ class RoutedPool:
         }
 
 
-def _open_client(place: PoolOptions) -> Pool:
+def open_client(place: PoolOptions) -> Pool:
+    """The client of one place; raises UserError where its key is not in the environment."""
     headers, key = None, ""
     if place.api_key:
         key = os.environ.get(place.api_key, "").strip()

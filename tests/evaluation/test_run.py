@@ -21,6 +21,7 @@ from cogpo_jax.evaluation.engines import PoolEngine
 from cogpo_jax.evaluation.run import Evaluation, evaluate, regrade
 from cogpo_jax.evaluation.summary import compare
 from cogpo_jax.evaluation.tasks import load_task
+from crv.options import PoolOptions
 
 COMMAND = [sys.executable, str(Path(__file__).parents[2] / "launch" / "evaluate.py")]
 PROBLEMS = [{"id": f"p{i}", "problem": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(6)]
@@ -255,8 +256,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_samples(server: Server, tmp
 
 def test_a_server_of_another_model_is_refused_before_any_question(server: Server, tmp_path: Path) -> None:
     data = write(tmp_path / "data.jsonl", PROBLEMS)
-    engine = PoolEngine(server.url, "teacher")
-    with pytest.raises(UserError, match=r"--pool.model: .teacher.: .* serves .student."):
+    engine = PoolEngine(PoolOptions("openai", server.url, model="teacher"))
+    with pytest.raises(UserError, match=r"pool.model: 'teacher': .* serves 'student'"):
         evaluate(Evaluation(load_task("math"), data, str(tmp_path / "out"), engine))
     assert not server.asked
 
@@ -266,7 +267,12 @@ def test_samples_at_temperature_zero_are_one_and_that_is_said(
 ) -> None:
     data = write(tmp_path / "data.jsonl", PROBLEMS)
     summary = evaluate(
-        Evaluation(load_task("math", samples=4, temperature=0.0), data, str(tmp_path / "out"), PoolEngine(server.url))
+        Evaluation(
+            load_task("math", samples=4, temperature=0.0),
+            data,
+            str(tmp_path / "out"),
+            PoolEngine(PoolOptions("openai", server.url, model="student")),
+        )
     )
     assert summary["samples"] == 6
     assert "4 at temperature 0" in capsys.readouterr().err
@@ -276,4 +282,11 @@ def test_a_task_with_worked_examples_asks_for_them(server: Server, tmp_path: Pat
     row = {"question": "q", "choices": ["x", "y"], "answer": "A"}
     data = write(tmp_path / "data.jsonl", [row])
     with pytest.raises(UserError, match="--few_shot: missing"):
-        evaluate(Evaluation(load_task("mmlu"), data, str(tmp_path / "out"), PoolEngine(server.url)))
+        evaluate(
+            Evaluation(
+                load_task("mmlu"),
+                data,
+                str(tmp_path / "out"),
+                PoolEngine(PoolOptions("openai", server.url, model="student")),
+            )
+        )
