@@ -33,7 +33,7 @@ from crv.verify import grade
 from crv.verify.certificate import Compare, ladder
 from crv.verify.workers import AlgebraWorkers
 
-_CODE_VERSION = "1"  # raised when the loop itself changes: outcomes are then worked out anew from the recorded calls
+_CODE_VERSION = "2"  # raised when the loop itself changes: outcomes are then worked out anew from the recorded calls
 
 
 def run(options: Options, workdir: str | Path, pool: Pool | None = None) -> dict[str, Any]:

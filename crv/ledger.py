@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 from cogpo_jax.errors import UserError
 from crv.options import Options, claim_workdir, differences
@@ -46,7 +47,7 @@ class Ledger:
     def __init__(self, path: str | Path, read_only: bool = False):
         self.path = Path(path)
         self._lock = None if read_only else self._take_lock()
-        where = f"file:{self.path}?mode=ro" if read_only else str(self.path)
+        where = f"file:{quote(str(self.path))}?mode=ro" if read_only else str(self.path)
         try:
             self.db = sqlite3.connect(where, check_same_thread=False, isolation_level=None, uri=read_only)
             if not read_only:

@@ -22,6 +22,7 @@ _POLL_SECONDS = 1.0
 _PROBE_EVERY, _PROBE_SECONDS, _PROBES_LOST = 5.0, 20.0, 6  # a worker that hangs for two minutes is replaced
 _STOP_SECONDS = 20.0
 _LONGEST_PAUSE = 60.0  # before a worker that keeps dying is started again
+_QUIET_SECONDS = 3600.0  # a worker that ran so long begins with short pauses again
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class _Process:
     environment: dict[str, str]
     child: subprocess.Popen[bytes] | None = None
     restarts: int = 0
+    failures: int = 0  # restarts since it last ran quietly
+    started: float = 0.0
     next_start: float = 0.0
     lost_probes: int = 0
     healthy: bool = False
@@ -77,7 +80,7 @@ class _Process:
         self.child = subprocess.Popen(
             self.command, stdout=self._file, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True
         )
-        self.lost_probes, self.healthy = 0, False
+        self.lost_probes, self.healthy, self.started = 0, False, time.monotonic()
 
     def alive(self) -> bool:
         return self.child is not None and self.child.poll() is None
@@ -181,7 +184,8 @@ class PoolServer:
         starting = process.restarts and process.lost_probes * _PROBE_EVERY < self.options.startup_seconds
         if process.alive() and not (hangs and not starting):
             return was_healthy != process.healthy
-        pause = min(_LONGEST_PAUSE, 2.0**process.restarts)
+        process.failures = 0 if now - process.started > _QUIET_SECONDS else process.failures
+        pause = min(_LONGEST_PAUSE, 2.0 ** min(process.failures, 10))
         print(
             f"{process.name} {'hangs' if process.alive() else 'died'}: again in {pause:.0f} s",
             file=sys.stderr,
@@ -189,6 +193,7 @@ class PoolServer:
         )
         process.reap()
         process.restarts += 1
+        process.failures += 1
         process.next_start, process.healthy = now + pause, False
         return True
 

@@ -24,6 +24,7 @@ from crv.pool.replies import Later, Refusal, SetupError, seconds_to_wait, sort_r
 _DECREASE = 0.7
 _COOLDOWN_SECONDS = 1.0  # one congestion is answered once, however many calls report it
 _GET_TRIES = 5
+_ABSENT = (404, 405, 410, 501)
 _BACKOFF_SECONDS, _LONGEST_BACKOFF = 0.25, 30.0
 _OUT_SECONDS = 0.5  # how long a server is left alone after its first lost call; twice as long after each further one
 _TRIES_WITH_ONE = 3
@@ -180,8 +181,16 @@ class HttpCaller:
         """Of the servers."""
         return [server.url for server in self.servers]
 
-    async def get(self, url: str, path: str, tries: int = _GET_TRIES) -> Any:
-        """GET of a JSON document below a URL; None where there is no such page.
+    async def exists(self, url: str, path: str) -> bool:
+        """Whether a server takes POSTs there; an empty one costs nothing."""
+        try:
+            response = await self._client.post(_Server(url, Limiter(1)).address(path), json={}, timeout=30.0)
+        except httpx.HTTPError:
+            return False
+        return response.status_code not in (404, 405, 501)
+
+    async def get(self, url: str, path: str, tries: int = _GET_TRIES, absent: Sequence[int] = _ABSENT) -> Any:
+        """GET of a JSON document below a URL; None where there is no such page (a status in `absent`).
 
         Raises SetupError where the server refuses, PoolError where no document comes in a few tries.
         """
@@ -189,7 +198,7 @@ class HttpCaller:
         for attempt in range(tries):
             try:
                 response = await self._client.get(address, timeout=min(self.timeout, 30.0))
-                if response.status_code in (404, 405, 410, 501):
+                if response.status_code in absent:
                     return None
                 if response.status_code < 300:
                     return response.json()

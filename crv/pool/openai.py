@@ -168,14 +168,17 @@ async def _find_api(caller: HttpCaller, url: str) -> tuple[str, list[dict[str, A
     path = re.sub(r"^https?://[^/?]*", "", url.partition("?")[0])
     prefixes = [""] if _VERSION.search(path) else ["/v1", ""]
     for prefix in prefixes:
-        page = await caller.get(url, f"{prefix}/models")
+        page = await caller.get(url, f"{prefix}/models", absent=(403, 404, 405, 410, 501))
         if page is None:
             continue
         rows = page if isinstance(page, list) else page.get("data", page.get("models"))
         if not isinstance(rows, list):
             raise PoolError(f"{url}{prefix}/models: no list of models; is that an OpenAI-compatible server?")
         return prefix, [row for row in rows if isinstance(row, dict)]
-    return ("" if path else "/v1"), []  # some gateways list no models: the first call will tell
+    for prefix in prefixes:  # some hosted APIs list no models, or not to every key
+        if await caller.exists(url, f"{prefix}/chat/completions"):
+            return prefix, []
+    raise SetupError(f"{url}: neither {' nor '.join(f'{p}/chat/completions' for p in prefixes)} is there")
 
 
 def check_model(url: str, listed: list[dict[str, Any]], model: str) -> dict[str, Any]:

@@ -120,8 +120,10 @@ def _sort_error(status: int, wait: float, words: str) -> Later | Refusal:
         return Refusal(CONTENT_FILTER, words)
     if not status and not _SETUP.search(said):
         return Later("error in the body", wait, words=words)
-    if status not in (400, 422) or _SETUP.search(said):
+    if status not in (400, 422):
         raise SetupError(f"{status or 'error'}: {words}")
+    if _SETUP.search(said):
+        raise SetupError(f"{status}: {words} (pool.omit leaves a field out, pool.extra_body adds one)")
     return Refusal(REFUSED, f"{status}: {words}", sure=False)
 
 

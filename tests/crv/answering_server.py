@@ -4,21 +4,29 @@ import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 
 @contextlib.contextmanager
-def serving(reply, models=({"id": "m"},)):
-    """Yields a URL; `reply(body, headers, path)` gives (status, document or bytes) or (status, document, headers)."""
+def serving(reply, models=({"id": "m"},), base="/v1"):
+    """Yields a URL; `reply(body, headers, path)` gives (status, document or bytes) or (status, document, headers).
+
+    `base`: where the API is; `models`: what it lists (None: no list).
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
-            listed = self.path.endswith("/v1/models")
+            listed = models is not None and urlsplit(self.path).path == f"{base}/models"
             self._send(200 if listed else 404, {"data": list(models)} if listed else {})
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if urlsplit(self.path).path != f"{base}/chat/completions":
+                return self._send(404, {"error": "no such page"})
+            if not body:
+                return self._send(400, {"error": "messages: missing"})
             self._send(*reply(body, self.headers, self.path))
 
         def _send(self, status, document, headers=()):
