@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cogpo_jax.student.config import StudentConfig
     from cogpo_jax.student.model import ForwardOptions, Student
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _EXPORTS = {
     "cogpo_loss": "cogpo_jax.objective.cogpo",
