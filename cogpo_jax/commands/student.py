@@ -99,26 +99,44 @@ def export() -> cli.Main:
     """Writes a checkpoint of a run as a Hugging Face folder: weights, config, tokenizer, template, generation config.
 
         cogpo export --workdir=runs/cogpo --output=runs/hf [--step=400] [--dtype=float32] [--overwrite]
+        cogpo export --workdir=runs/cogpo --output=runs/hf --license=apache-2.0 --evaluation=runs/gsm8k/summary.json \
+            --base_model=Qwen/Qwen2.5-1.5B-Instruct --push_to_hub=OWNER/NAME --dry_run
 
-    Runs on the CPU whatever the run was trained on; needs memory for the parameters once. The folder appears whole or
-    not at all. Prints one JSON object: step, output, dtype, parameters.
+    Runs on the CPU whatever the run was trained on; needs memory for the parameters once. The model appears whole or
+    not at all; then come its card, README.md, and, for a known chat template, Ollama's Modelfile. Prints one JSON
+    object: step, output, dtype, parameters, card, modelfile, and what was or would be pushed.
     """
     workdir = flags.DEFINE_string("workdir", None, "Folder of a run of `cogpo train`.")
     output = flags.DEFINE_string("output", None, "Folder to write.")
     step = flags.DEFINE_integer("step", None, "Checkpoint to export; default: the newest undamaged one.", lower_bound=0)
     dtype = flags.DEFINE_string("dtype", "bfloat16", "bfloat16 | float32.")
     overwrite = flags.DEFINE_boolean("overwrite", False, "Replace an existing output folder.")
+    evaluations = flags.DEFINE_list("evaluation", [], "summary.json files of `cogpo evaluate`, for the card.")
+    license_name = flags.DEFINE_string("license", "", "Licence of the model, for the card: apache-2.0, ...")
+    data_license = flags.DEFINE_string("data_license", "", "Licence of the training data, for the card.")
+    base_model = flags.DEFINE_string("base_model", "", "The base model's name on a hub, for the card.")
+    hub_name = flags.DEFINE_string("push_to_hub", "", "Repository to upload the folder to: OWNER/NAME.")
+    private = flags.DEFINE_boolean("private", True, "Whether a repository that is made for it is private.")
+    dry_run = flags.DEFINE_boolean("dry_run", False, "Say what --push_to_hub would upload, and upload nothing.")
 
     def main() -> None:
         run, folder = cli.require(workdir, output)
         if not Path(run).is_dir() and "://" not in run:
             raise UserError(f"--workdir: {run}: no such folder; give the workdir of a run of `cogpo train`")
+        for path in evaluations.value:
+            if not Path(path).is_file():
+                raise UserError(f"--evaluation: {path}: no such file; give the summary.json of `cogpo evaluate`")
         import jax
 
         jax.config.update("jax_platforms", "cpu")  # an accelerator may be busy with the run itself
+        from cogpo_jax import model_card
         from cogpo_jax.training.export import export_checkpoint
 
         report = export_checkpoint(run, folder, step=step.value, dtype=dtype.value, overwrite=overwrite.value)
+        licences = model_card.Licences(license_name.value, data_license.value, base_model.value)
+        report |= model_card.write_card(folder, run, report, licences, evaluations.value)
+        if hub_name.value:
+            report["hub"] = model_card.push_to_hub(folder, hub_name.value, private=private.value, dry_run=dry_run.value)
         print(json.dumps(report))
 
     return main

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from cogpo_jax.configs import tiny_cpu
 from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import make_mesh, param_shardings
 from cogpo_jax.student.config import StudentConfig
@@ -50,7 +51,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     train_tokenizer(["the cat sat on the mat, the hat on the cat"] * 3, workdir / "tokenizer", 272)
     (workdir / "student.json").write_text(json.dumps(config.to_hf()))
-    (workdir / "config.json").write_text(json.dumps({"text": {"end_token": "<|im_end|>"}}))
+    (workdir / "config.json").write_text(json.dumps(tiny_cpu.get_config().to_dict()))
     checkpoints = Checkpoints(workdir)
     abstract = abstract_params(config)
     for step in (1, 2):
@@ -68,7 +69,8 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 def test_the_newest_checkpoint_is_exported_and_transformers_loads_it(workdir: Path, tmp_path: Path) -> None:
     result = run(f"--workdir={workdir}", f"--output={tmp_path / 'hf'}", "--dtype=float32")
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["step"] == 2
+    said = json.loads(result.stdout)
+    assert (said["step"], said["card"], said["modelfile"]) == (2, "README.md", "Modelfile")
     config, _, params = from_hf(tmp_path / "hf")
     expected = weights(abstract_params(config), 2)
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
