@@ -102,3 +102,16 @@ def test_the_ledger_of_a_killed_writer_opens(tmp_path):
         db.execute("PRAGMA journal_mode=WAL")
     (tmp_path / "l.sqlite-wal").write_bytes(b"\0" * 100)  # a header that was not finished
     Ledger(tmp_path / "l.sqlite").release()
+
+
+@pytest.mark.parametrize("name", ["with # sign", "what?", "100%25", "a b&c=d"])
+def test_a_ledger_opens_in_a_folder_of_any_name(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    ledger = Ledger(folder / "ledger.sqlite")
+    ledger.set_meta("name", name)
+    ledger.release()
+    again = Ledger(folder / "ledger.sqlite", read_only=True)
+    assert again.meta("name") == name
+    again.release()
+    assert {file.name for file in tmp_path.iterdir()} == {name}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crv.agents import Agents
+from crv.agents import Agents, UnusableError, read_answer
 from crv.loop import run_problem
 from crv.options import Options, SolverOptions, VerifierOptions
 from crv.output import make_group
@@ -34,6 +34,9 @@ PROBLEM = Problem("p", "What is 6 times 7?", "42", "Six times seven is 42. The a
 RIGHT = "6 times 7 is 6 + 6 + 6 + 6 + 6 + 6 + 6, which is 42. The answer is 42"
 WRONG = "6 times 7 is 6 + 6 + 6 + 6 + 6 + 6, which is 36. The answer is 36"
 BLIND = "The answer is \\boxed{42}"
+
+
+AGENTS = Agents(load_prompts("default"), OPTIONS)
 
 
 async def _no_algebra(gold, answer):
@@ -247,3 +250,40 @@ def test_the_judge_may_say_the_same_but_never_wrong():
 def test_no_judge_for_an_answer_that_is_taken_back():
     wavering = replace(PROBLEM, cot="It makes 42. The answer is 42. But wait, that is wrong.")
     assert walk(ScriptedPool(), wavering, judge=True, solver=SolverOptions(0)).reason == "original_unknown"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"reason": "r", "label": "easy"}',
+        '```json\n{"label": "Easy"}\n```',
+        '```\n{"label": "easy", "reason": "r"}\n```\nI hope that this helps.',
+        'Here is my judgement: {"LABEL": " EASY. ", "Reason": "a {brace}"}',
+        '<think>Is it {"label": "hard"}?</think>\n{"label": "**easy**"}',
+        '{"reason": "so \\(x^2\\) and \\dots", "label": "easy"}',
+        '{"reason": "line\nbreak", "label": "easy"}',
+        '{"label": "easy"} and once more {"label": "Easy"}',
+        '{"note": 1} {"label": "easy", "reason": null}',
+    ],
+)
+def test_the_one_object_is_found_whatever_stands_around_it(said):
+    ask = AGENTS.critique("p", "c", "i")
+    assert read_answer(ask, Answer(said)).label == "easy"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("easy", "not JSON"),
+        ('{"label": "simple"}', "no label"),
+        ('{"reason": "r"}', "no label"),
+        ('{"label": ["easy"]}', "no label"),
+        ('{"label": "easy"} {"label": "hard"}', "more than one label"),
+        ('{"label": "easy', "not JSON"),
+        ("{" * 5000, "not JSON"),
+        ("<think>so</think>\n", "empty"),
+    ],
+)
+def test_an_answer_without_one_clear_label_is_unusable_and_says_why(said, reason):
+    with pytest.raises(UnusableError, match=f"^{reason}$"):
+        read_answer(AGENTS.critique("p", "c", "i"), Answer(said))

@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 
+from crv import monitor
 from crv.monitor import Meter, shown
 from crv.pool.base import Answer
 
@@ -47,3 +48,21 @@ def test_prometheus_reads_the_page():
     assert 'crv_calls_total{agent="critic"} 5' in lines
     assert 'crv_tokens_total{kind="cached"} 750' in lines
     assert 'crv_resent_total{server="http://pool:1",reason="503"} 2' in lines
+
+
+def test_without_a_terminal_a_line_tells_from_the_start_what_flies_and_what_is_sent_again(monkeypatch, capsys):
+    monkeypatch.setattr(monitor, "_FIRST_SECONDS", 0.01)
+    server = {"in_flight": 3, "concurrency": 16, "resent": {}, "told_to_wait": 0.0, "last_words": ""}
+    meter = Meter(100, {}, 0, lambda: {"http://pool:1": server})
+
+    async def watch():
+        async with shown(meter, 0):
+            await asyncio.sleep(0.1)
+            server.update(resent={"429": 2}, told_to_wait=7.0, last_words="slow down")
+            await asyncio.sleep(0.1)
+
+    asyncio.run(watch())
+    first, second = capsys.readouterr().err.splitlines()
+    assert "0 of 100" in first
+    assert "3 of at most 16 in flight; sent again: none" in first
+    assert "sent again: 429 2 (last: slow down); asked to wait 7 s more" in second, "at once, not a minute later"

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from crv.serve import PoolServer, ServeOptions
+
 ROOT = Path(__file__).parents[2]
 STAND_IN = """
 import sys
@@ -125,3 +127,24 @@ def test_what_cannot_be_served_is_told_in_one_line(tmp_path, changes, message):
     assert len(lines) == 1
     assert re.search(message, lines[0])
     assert "Traceback" not in said
+
+
+def test_the_pause_before_a_restart_is_capped_and_forgotten_after_a_quiet_hour(tmp_path):
+    (tmp_path / "model").mkdir()
+    server = PoolServer(ServeOptions(model=str(tmp_path / "model"), output=str(tmp_path)))
+    worker = server.workers[0]
+    worker.command = [sys.executable, "-c", "raise SystemExit(1)"]
+
+    def pause(ran):
+        """Seconds to the next start of a worker that died after running so long."""
+        worker.start()
+        worker.child.wait()
+        now = worker.started + ran
+        server._mend(worker, now, False)
+        return worker.next_start - now
+
+    worker.restarts = worker.failures = 2000
+    assert pause(ran=5) == 60
+    assert pause(ran=3700) == 1
+    assert pause(ran=5) == 2
+    assert worker.restarts == 2003
