@@ -7,11 +7,12 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.student.hf_files import hub_hint, read_json, refuse_lfs_pointer
 
 END_OF_TURN = "<|im_end|>"
 _RESPONSE_FORMATS = {
@@ -23,67 +24,159 @@ _RESPONSE_FORMATS = {
     "plain": "{thought}\n\n{solution}",
 }
 _PROMPT_FORMATS = ("chat", "raw")
+_OPENED = re.compile(r"<think>(\s*)\Z")
+_CLOSED = re.compile(r"</think>\s*\Z")
+_OUR_ARGUMENTS = ("conversation", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
 
 
 @dataclasses.dataclass(frozen=True)
 class TextFormat:
-    """How records become text. `prompt`: chat | raw; `response`: think | r1 | plain; `system`: for rows without one."""
+    """How records become text. `prompt`: chat | raw; `response`: think | r1 | plain; `system`: for rows without one.
+
+    end_token: ends a response; where it is empty, or the default and no token of the tokenizer, `resolved` finds it.
+    template_kwargs: what the chat template gets beside the conversation, a JSON object ('{"enable_thinking": false}').
+    """
 
     prompt: str = "chat"
     response: str = "think"
     system: str = ""
     end_token: str = END_OF_TURN
+    template_kwargs: str = ""
 
     def __post_init__(self) -> None:
         if self.prompt not in _PROMPT_FORMATS:
             raise UserError(f"text.prompt: {self.prompt!r}: must be one of {', '.join(_PROMPT_FORMATS)}")
         if self.response not in _RESPONSE_FORMATS:
             raise UserError(f"text.response: {self.response!r}: must be one of {', '.join(_RESPONSE_FORMATS)}")
+        if self.prompt == "raw" and (self.system or self.template_kwargs):
+            field = "system" if self.system else "template_kwargs"
+            raise UserError(f"text.{field}: {getattr(self, field)!r}: text.prompt=raw has no template for it; use chat")
+        self.template_arguments()
+
+    def template_arguments(self) -> dict[str, Any]:
+        """`template_kwargs` as a dict. Raises UserError where it is no JSON object, or names what is ours to say."""
+        try:
+            arguments = json.loads(self.template_kwargs or "{}")
+        except ValueError as error:
+            raise UserError(f"text.template_kwargs: {self.template_kwargs!r}: not JSON: {error}") from None
+        if not isinstance(arguments, dict) or (ours := set(arguments) & set(_OUR_ARGUMENTS)):
+            why = f"{sorted(ours)[0]} is not free" if isinstance(arguments, dict) else "must be a JSON object"
+            raise UserError(f"text.template_kwargs: {self.template_kwargs!r}: {why}")
+        return arguments
 
 
 def load_tokenizer(folder: str | Path) -> Any:
     """Loads a Hugging Face tokenizer from a local folder; never from a hub, never with remote code."""
-    folder = Path(folder)
+    name, folder = folder, Path(folder)
     if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"tokenizer: {folder}: has no tokenizer.json; give a folder in Hugging Face's layout")
+        hint = hub_hint(name)
+        raise UserError(f"tokenizer: {folder}: has no tokenizer.json; give a folder in Hugging Face's layout{hint}")
+    refuse_lfs_pointer(folder / "tokenizer.json")
+    if (folder / "tokenizer_config.json").is_file():
+        read_json(folder / "tokenizer_config.json")
     from transformers import PreTrainedTokenizerFast  # slow to import: only where text is really tokenised
 
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
-        raise UserError(f"tokenizer: {folder}: cannot be read ({type(error).__name__}: {error})") from error
+        raise UserError(f"tokenizer: {folder}: cannot be read ({type(error).__name__}: {_line(error)})") from error
+
+
+def resolved(tokenizer: Any, text_format: TextFormat) -> TextFormat:
+    """The format with an end token that this tokenizer has: its own, or else the one that `find_end_token` finds.
+
+    Raises UserError where a token was named that the tokenizer does not have, or none is found.
+    """
+    if text_format.end_token and text_format.end_token in tokenizer.get_vocab():
+        return text_format
+    found = find_end_token(tokenizer)
+    if not found or text_format.end_token not in ("", END_OF_TURN):
+        advice = f"{found!r} ends its turns" if found else "it names no other; give the token that ends a response"
+        raise UserError(f"text.end_token: {text_format.end_token!r}: not a token of this tokenizer; {advice}")
+    return dataclasses.replace(text_format, end_token=found)
+
+
+def find_end_token(tokenizer: Any) -> str:
+    """The token that follows an assistant's message in the chat template; without one eos_token; empty: neither."""
+    vocabulary = tokenizer.get_vocab()
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "~answer~"}]
+        behind = _render(tokenizer, turns, {}, add_generation_prompt=False).rpartition("~answer~")[2].lstrip()
+        fitting = [token for token in tokenizer.get_added_vocab() if token and behind.startswith(token)]
+        if fitting:
+            return max(fitting, key=len)
+    eos = tokenizer.eos_token
+    return eos if eos in vocabulary else ""
 
 
 def end_token_id(tokenizer: Any, text_format: TextFormat) -> int:
     """The id of the token that ends a response; UserError where the tokenizer has no such token."""
-    vocab = tokenizer.get_vocab()
-    if text_format.end_token not in vocab:
-        raise UserError(f"text.end_token: {text_format.end_token!r}: not a token of this tokenizer")
-    return int(vocab[text_format.end_token])
+    return int(tokenizer.get_vocab()[resolved(tokenizer, text_format).end_token])
 
 
 def prompt_text(tokenizer: Any, prompt: str, system: str = "", messages: str = "", *, text_format: TextFormat) -> str:
     """The prompt as the model reads it, generation prompt included.
 
     `messages` (JSON list of {role, content}) stands for a multi-turn prompt and replaces `prompt`. A system message
-    is added only where the row or the format names one: otherwise the chat template decides.
+    is added only where the row or the format names one: otherwise the chat template decides. Raises UserError where
+    the template fails or refuses, and for a raw prompt with a system message or a history.
     """
-    if text_format.prompt == "raw":
-        return prompt
     turns = json.loads(messages) if messages else [{"role": "user", "content": prompt}]
+    if text_format.prompt == "raw":
+        if system or turns != [{"role": "user", "content": prompt}]:
+            what = "a system message" if system else "messages before its prompt"
+            raise UserError(f"text.prompt: raw: a row has {what}, which only a template can render; use chat")
+        return prompt
     system = system or text_format.system
     if system and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": system}, *turns]
     if not tokenizer.chat_template:
         raise UserError("tokenizer: no chat template: add chat_template.jinja to its folder or set text.prompt=raw")
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return _render(tokenizer, turns, text_format.template_arguments(), add_generation_prompt=True)
 
 
-def response_text(thought: str, solution: str, text: str, *, text_format: TextFormat) -> str:
-    """The response as the model should write it, without the end token; `text` verbatim where thought is empty."""
+def _render(tokenizer: Any, turns: list[Any], arguments: Mapping[str, Any], *, add_generation_prompt: bool) -> str:
+    named = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
+    chosen = arguments.get("chat_template", "default")
+    if named and chosen not in named:
+        raise UserError(
+            f"tokenizer: chat template {chosen!r}: there are {', '.join(map(repr, named))}; "
+            'choose one by text.template_kwargs={"chat_template": NAME}'
+        )
+    try:
+        text = tokenizer.apply_chat_template(
+            turns, **{**arguments, "add_generation_prompt": add_generation_prompt, "tokenize": False}
+        )
+    except Exception as error:  # a template is a program from outside: it may raise anything
+        roles = ", ".join(str(turn.get("role")) for turn in turns)
+        raise UserError(f"tokenizer: chat template: fails for turns of {roles}: {_line(error)}") from None
+    return text
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def response_text(thought: str, solution: str, text: str, *, text_format: TextFormat, prompt: str = "") -> str:
+    """The response as the model should write it, without the end token; `text` verbatim where thought is empty.
+
+    prompt: the rendered prompt before it. Where that ends with `<think>` already (R1-Distill, Qwen3 Thinking), the
+    response goes on behind the tag. Raises UserError for a format that cannot.
+    """
+    if text_format.response == "think":  # the tags are the format's to add
+        thought = re.sub(r"\A\s*<think>\n?|\n?</think>\s*\Z", "", thought)
     body = text if not thought else _RESPONSE_FORMATS[text_format.response].format(thought=thought, solution=solution)
+    opened = _OPENED.search(prompt)
+    if opened and thought and text_format.response != "think":
+        raise UserError(f"text.response: {text_format.response!r}: the template opens <think> in the prompt; use think")
+    if _CLOSED.search(prompt) and body.lstrip().startswith("<think>"):
+        why = "the template closes a thought in the prompt, and the response opens another; let it think"
+        raise UserError(f"text.template_kwargs: {text_format.template_kwargs!r}: {why}")
+    if opened and body.lstrip().startswith("<think>"):
+        body = body.lstrip().removeprefix("<think>").removeprefix(opened[1])
     # Imported responses often carry their end token already: it must count once.
-    return re.sub(rf"\s*{re.escape(text_format.end_token)}\s*$", "", body)
+    end = re.escape(text_format.end_token)
+    return re.sub(rf"\s*{end}\s*$", "", body) if end else body
 
 
 def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -105,5 +198,6 @@ def encode_responses(tokenizer: Any, texts: Sequence[str], *, text_format: TextF
 
 def tokenizer_digest(tokenizer: Any, text_format: TextFormat) -> str:
     """Hex SHA-256 of all that decides token ids: vocabulary, merges, chat template and text format."""
-    parts = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template or "", dataclasses.asdict(text_format))
+    fields = dataclasses.asdict(resolved(tokenizer, text_format))
+    parts = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template or "", fields)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

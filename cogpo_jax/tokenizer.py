@@ -65,7 +65,7 @@ def train_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: int = 
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": TURN_END,
             "pad_token": PAD,
-            "extra_special_tokens": [TURN_START],
+            "additional_special_tokens": [TURN_START],
             "clean_up_tokenization_spaces": False,
             "model_max_length": 32768,
         },

@@ -167,11 +167,11 @@ def compare_hf() -> cli.Main:
         from cogpo_jax.text import load_tokenizer, prompt_text, response_text
 
         tokenizer, text_format = load_tokenizer(folder), TextFormat()
-        texts = [
-            prompt_text(tokenizer, row.prompt, row.system, row.messages, text_format=text_format)
-            + response_text(row.thought, row.solution, row.text, text_format=text_format)
-            for row in itertools.islice(read_sft(records, "validation"), number.value)
-        ]
+        texts = []
+        for row in itertools.islice(read_sft(records, "validation"), number.value):
+            prompt = prompt_text(tokenizer, row.prompt, row.system, row.messages, text_format=text_format)
+            whole = row.thought, row.solution, row.text
+            texts.append(prompt + response_text(*whole, text_format=text_format, prompt=prompt))
         difference = max_logit_difference(run, folder, texts)
         print(json.dumps({"max_logit_diff": difference, "texts": len(texts)}))
         if not difference <= tolerance.value:

@@ -27,6 +27,7 @@ from cogpo_jax.text import (
     encode_prompts,
     encode_responses,
     prompt_text,
+    resolved,
     response_text,
     tokenizer_digest,
 )
@@ -179,12 +180,21 @@ def _batches(items: Iterator[Group], size: int) -> Iterator[list[Group]]:
 
 
 def _tokenize_part(groups: list[Group], tokenizer: Any, text_format: TextFormat) -> dict[str, Any]:
-    prompts = encode_prompts(
-        tokenizer,
-        [prompt_text(tokenizer, g.prompt, g.system, g.messages, text_format=text_format) for g in groups],
-    )
-    texts = [response_text(r.thought, r.solution, r.text, text_format=text_format) for g in groups for r in g.responses]
-    spans = [r.loss_spans for g in groups for r in g.responses]
+    text_format = resolved(tokenizer, text_format)
+    rendered, texts, spans = [], [], []
+    for g in groups:
+        try:
+            rendered.append(prompt_text(tokenizer, g.prompt, g.system, g.messages, text_format=text_format))
+            for r in g.responses:
+                whole = r.thought, r.solution, r.text
+                texts.append(response_text(*whole, text_format=text_format, prompt=rendered[-1]))
+                cut = len(response_text(*whole, text_format=text_format)) - len(texts[-1]) if r.loss_spans else 0
+                spans.append([(max(a - cut, 0), b - cut) for a, b in r.loss_spans if b > cut])
+                if r.loss_spans and not spans[-1]:
+                    raise UserError(f"loss_spans: {r.loss_spans}: within the <think> that the prompt has already")
+        except UserError as error:
+            raise UserError(f"{error} (record {g.problem_id!r})") from None
+    prompts = encode_prompts(tokenizer, rendered)
     responses = encode_responses(tokenizer, texts, text_format=text_format)
     counted = [_counted(tokenizer, t, s, ids) for t, s, ids in zip(texts, spans, responses, strict=True)]
 

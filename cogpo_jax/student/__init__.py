@@ -1,1 +1,1 @@
-"""The student: dense Qwen2, Qwen2.5 and Qwen3 in Flax NNX, in and out of Hugging Face folders."""
+"""The student: dense Qwen2, Qwen2.5, Qwen3 and Llama in Flax NNX, in and out of Hugging Face folders."""

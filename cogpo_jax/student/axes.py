@@ -15,8 +15,11 @@ LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
     "layers.self_attn.k_norm.weight": ("layers", "norm"),
     "layers.post_attention_layernorm.weight": ("layers", "norm"),
     "layers.mlp.gate_proj.weight": ("layers", "mlp", "embed"),
+    "layers.mlp.gate_proj.bias": ("layers", "mlp"),
     "layers.mlp.up_proj.weight": ("layers", "mlp", "embed"),
+    "layers.mlp.up_proj.bias": ("layers", "mlp"),
     "layers.mlp.down_proj.weight": ("layers", "embed", "mlp"),
+    "layers.mlp.down_proj.bias": ("layers", "norm"),
     "norm.weight": ("norm",),
     "lm_head.weight": ("vocab", "embed"),
 }

@@ -1,16 +1,19 @@
-"""What a dense Qwen2 / Qwen2.5 / Qwen3 checkpoint is, read from its config.json alone (no jax)."""
+"""What a dense Qwen2, Qwen2.5, Qwen3 or Llama checkpoint is, read from its config.json alone (no jax)."""
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.student.hf_files import hub_hint, read_json
 
-MODEL_TYPES = ("qwen2", "qwen3")
-_ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
+MODEL_TYPES = tuple(_ARCHITECTURES)
+_POSITIONS = {"llama": 2048}  # transformers' max_position_embeddings where config.json has none; else 32,768
 _REQUIRED = (
     "vocab_size",
     "hidden_size",
@@ -32,6 +35,7 @@ _READ = (
     "rope_parameters",
     "tie_word_embeddings",
     "attention_bias",
+    "mlp_bias",
     "max_position_embeddings",
     "initializer_range",
 )
@@ -52,10 +56,23 @@ class Yarn:
 
 
 @dataclasses.dataclass(frozen=True)
+class Llama3Rope:
+    """Llama 3.1's stretching of RoPE: long wavelengths divided by the factor, short ones kept, a ramp between.
+
+    Source: transformers' `rope_type: llama3` (Llama 3.1's reference code).
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclasses.dataclass(frozen=True)
 class StudentConfig:
     """The architecture: hashable plain data, equal to what transformers would build from the same config.json."""
 
-    model_type: str  # qwen2 (also Qwen2.5 and R1-Distill-Qwen) or qwen3
+    model_type: str  # qwen2 (also Qwen2.5 and R1-Distill-Qwen), qwen3 or llama (also SmolLM2 and R1-Distill-Llama)
     vocab_size: int  # rows of the embedding; may be padded beyond the tokenizer
     hidden_size: int
     intermediate_size: int
@@ -65,13 +82,16 @@ class StudentConfig:
     head_dim: int
     rope_theta: float = 10_000.0
     yarn: Yarn | None = None
+    llama3: Llama3Rope | None = None
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
     qkv_bias: bool = True
     o_bias: bool = False
+    mlp_bias: bool = False
     max_position_embeddings: int = 32_768
     initializer_range: float = 0.02
     carried: str = dataclasses.field(default="{}", compare=False)  # JSON of the config.json fields we don't interpret
+    carried_rope: str = dataclasses.field(default="{}", compare=False)  # and of the fields inside rope_scaling
 
     @property
     def qk_norm(self) -> bool:
@@ -88,6 +108,8 @@ class StudentConfig:
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
             raise UserError(f"{where}: model_type: {model_type!r}: known are {', '.join(MODEL_TYPES)} (dense)")
+        if config.get("num_key_value_heads") is None and "num_attention_heads" in config:  # as transformers
+            config["num_key_value_heads"] = config["num_attention_heads"]
         for field in _REQUIRED:
             if not _is_positive_int(config.get(field)):
                 raise UserError(f"{where}: {field}: {config.get(field)!r}: must be a positive integer")
@@ -95,20 +117,21 @@ class StudentConfig:
         heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
         if heads % kv_heads:
             raise UserError(f"{where}: num_key_value_heads: {kv_heads}: must divide num_attention_heads ({heads})")
-        rope_theta, yarn = _rope(config, where)
-        bias = bool(config.get("attention_bias", False))
+        bias = _flag(config, where, "attention_bias")
+        default = _POSITIONS.get(model_type, 32_768)
+        positions = _whole_number(config, where, "max_position_embeddings", default)
         return cls(
             model_type=model_type,
             **{field: config[field] for field in _REQUIRED},
             head_dim=_head_dim(config, where),
-            rope_theta=rope_theta,
-            yarn=yarn,
-            rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            **_rope(config, where),
+            rms_norm_eps=_number(config, where, "rms_norm_eps", 1e-6),
+            tie_word_embeddings=_flag(config, where, "tie_word_embeddings"),
             qkv_bias=True if model_type == "qwen2" else bias,
             o_bias=False if model_type == "qwen2" else bias,
-            max_position_embeddings=int(config.get("max_position_embeddings", 32_768)),
-            initializer_range=float(config.get("initializer_range", 0.02)),
+            mlp_bias=_flag(config, where, "mlp_bias") if model_type == "llama" else False,
+            max_position_embeddings=positions,
+            initializer_range=_number(config, where, "initializer_range", 0.02),
             carried=json.dumps({k: v for k, v in config.items() if k not in _READ}, sort_keys=True),
         )
 
@@ -128,31 +151,53 @@ class StudentConfig:
             "max_position_embeddings": self.max_position_embeddings,
             "initializer_range": self.initializer_range,
         }
-        if self.model_type == "qwen3":
+        if self.model_type != "qwen2":
             config["attention_bias"] = self.qkv_bias
+        if self.model_type == "llama":
+            config["mlp_bias"] = self.mlp_bias
         return config
 
     def _rope_scaling(self) -> dict[str, Any] | None:
-        if self.yarn is None:
-            return None
-        fields = {k: v for k, v in dataclasses.asdict(self.yarn).items() if v is not None}
-        return {"rope_type": "yarn", **fields}
+        carried, scaling = json.loads(self.carried_rope), self.yarn or self.llama3
+        if scaling is None:
+            return {"rope_type": "default", **carried} if carried else None
+        fields = {k: v for k, v in dataclasses.asdict(scaling).items() if v is not None}
+        return {"rope_type": "yarn" if self.yarn else "llama3", **fields, **carried}
 
 
 def _load(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if isinstance(source, Mapping):
         return dict(source), "model config"
     path: Any = Path(source) if isinstance(source, str) else source  # a path of etils may be gs://
-    path = path / "config.json" if path.is_dir() else path
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a Hugging Face folder holds its config.json") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: must be a JSON object")
-    return config, str(path)
+    if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise UserError(f"{path}: an adapter without its base model: merge it first (peft: merge_and_unload)")
+        path = path / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a Hugging Face folder holds its config.json{hub_hint(source)}")
+    return read_json(path), str(path)
+
+
+def _number(values: Mapping[str, Any], where: str, field: str, default: float | None) -> float:
+    """A finite number above 0. Raises UserError for anything else, null too: transformers would compute with it."""
+    value = values.get(field, default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise UserError(f"{where}: {field}: {value!r}: must be a number above 0")
+    return float(value)
+
+
+def _whole_number(values: Mapping[str, Any], where: str, field: str, default: int | None) -> int:
+    value: Any = values.get(field, default)
+    if not _is_positive_int(value):
+        raise UserError(f"{where}: {field}: {value!r}: must be a positive integer")
+    return int(value)
+
+
+def _flag(config: Mapping[str, Any], where: str, field: str) -> bool:
+    value = config.get(field, False)
+    if not isinstance(value, bool):
+        raise UserError(f"{where}: {field}: {value!r}: must be true or false")
+    return value
 
 
 def _is_positive_int(value: Any) -> bool:
@@ -181,40 +226,77 @@ def _refuse_variants(config: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: attention_dropout: {config['attention_dropout']}: must be 0 (no dropout here)")
     layers = config["num_hidden_layers"]
     kinds = config.get("layer_types")
-    if kinds is not None and (set(kinds) != {"full_attention"} or len(kinds) != layers):
+    if kinds is not None and kinds != ["full_attention"] * layers:
         raise UserError(f"{where}: layer_types: must be {layers} times 'full_attention' (no sliding window here)")
     slides = config.get("use_sliding_window") and config.get("sliding_window", 4096) is not None
-    if slides and kinds is None and config.get("max_window_layers", 28) < layers:
+    first = config.get("max_window_layers", 28)
+    if slides and kinds is None and not (_is_positive_int(first) and first >= layers):
         raise UserError(
-            f"{where}: use_sliding_window: true from layer {config.get('max_window_layers', 28)} on: "
+            f"{where}: use_sliding_window: true from layer {first} on: "
             "sliding-window attention is not implemented; must be false"
         )
 
 
-def _rope(config: dict[str, Any], where: str) -> tuple[float, Yarn | None]:
-    """rope_theta and YaRN, from transformers 4's two fields or transformers 5's `rope_parameters`."""
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
-    if not isinstance(theta, (int, float)) or isinstance(theta, bool) or theta <= 1:
+_ROPE_READ = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+
+
+def _rope(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """The config's fields of RoPE, from transformers 4's two fields or transformers 5's `rope_parameters`."""
+    rope: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        part = config.get(name) or {}
+        if isinstance(part, dict) and set(part) == {"full_attention"}:  # by layer type, and there is only one
+            part = part["full_attention"]
+        if not isinstance(part, dict) or any(isinstance(value, dict) for value in part.values()):
+            raise UserError(f"{where}: {name}: {part!r}: must be one set of fields for all layers")
+        rope |= part
+    if config.get("rope_parameters") and "rope_theta" not in rope and "rope_theta" not in config:
+        raise UserError(f"{where}: rope_parameters: has no rope_theta; it must be there, or beside it")
+    theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))  # transformers' default
+    if not isinstance(theta, (int, float)) or isinstance(theta, bool) or not 1 < theta < math.inf:
         raise UserError(f"{where}: rope_theta: {theta!r}: must be a number above 1")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+    if rope.get("partial_rotary_factor") not in (None, 1.0):
         raise UserError(f"{where}: partial_rotary_factor: {rope['partial_rotary_factor']}: must be 1.0")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind in ("default", None):
-        return float(theta), None
-    if kind != "yarn":
-        raise UserError(f"{where}: rope_scaling: {kind!r}: known are default and yarn")
-    original = rope.get("original_max_position_embeddings") or config.get("max_position_embeddings")
-    factor = rope.get("factor") or (config.get("max_position_embeddings", 0) / original if original else 0)
-    if not original or not isinstance(factor, (int, float)) or factor < 1:
-        raise UserError(f"{where}: rope_scaling.factor: {factor!r}: yarn needs a number of at least 1")
-    return float(theta), Yarn(
-        factor=float(factor),
-        original_max_position_embeddings=int(original),
-        beta_fast=float(rope.get("beta_fast") or 32.0),
-        beta_slow=float(rope.get("beta_slow") or 1.0),
-        attention_factor=rope.get("attention_factor"),
-        mscale=rope.get("mscale"),
-        mscale_all_dim=rope.get("mscale_all_dim"),
-        truncate=bool(rope.get("truncate", True)),
+    kind = rope.get("rope_type", rope.get("type")) or "default"
+    scaling: Yarn | Llama3Rope | None = None
+    if kind == "yarn":
+        scaling = _yarn(rope, where, config.get("max_position_embeddings"))
+    elif kind == "llama3":
+        scaling = _llama3(rope, where)
+    elif kind != "default":
+        raise UserError(f"{where}: rope_scaling: {kind!r}: known are default, yarn and llama3")
+    read = {*_ROPE_READ, *(field.name for field in (dataclasses.fields(scaling) if scaling else ()))}
+    carried = {k: v for k, v in rope.items() if k not in read}  # transformers passes over them, other engines may not
+    return {
+        "rope_theta": float(theta),
+        "yarn": scaling if kind == "yarn" else None,
+        "llama3": scaling if kind == "llama3" else None,
+        "carried_rope": json.dumps(carried, sort_keys=True),
+    }
+
+
+def _yarn(rope: dict[str, Any], where: str, positions: int | None) -> Yarn:
+    given = {k: v for k, v in rope.items() if v is not None}  # null: the default
+    where = f"{where}: rope_scaling"
+    original = _whole_number(given, where, "original_max_position_embeddings", positions)
+    factor = _number(given, where, "factor", (positions or 0) / original)
+    if factor < 1:
+        raise UserError(f"{where}.factor: {factor!r}: yarn needs a number of at least 1")
+    optional = ("attention_factor", "mscale", "mscale_all_dim")
+    return Yarn(
+        factor=factor,
+        original_max_position_embeddings=original,
+        beta_fast=_number(given, where, "beta_fast", 32.0),
+        beta_slow=_number(given, where, "beta_slow", 1.0),
+        **{field: _number(given, where, field, None) if field in given else None for field in optional},
+        truncate=bool(given.get("truncate", True)),
     )
+
+
+def _llama3(rope: dict[str, Any], where: str) -> Llama3Rope:
+    where = f"{where}: rope_scaling"
+    factor, low, high = (_number(rope, where, k, None) for k in ("factor", "low_freq_factor", "high_freq_factor"))
+    if factor < 1 or not low < high:
+        raise UserError(f"{where}: factor {factor}: at least 1; low_freq_factor {low}: below high_freq_factor {high}")
+    original = _whole_number(rope, where, "original_max_position_embeddings", None)
+    return Llama3Rope(factor, low, high, original)

@@ -89,7 +89,7 @@ def stop_ids(folder: Path, tokenizer: Any, text_format: text.TextFormat, more: S
         if token not in vocabulary:
             raise UserError(f"--stop: {token!r}: not one token of this tokenizer")
     ids = {vocabulary[token] for token in more}
-    ids |= set(hf_folder.as_list(hf_folder.generation_config(folder).get("eos_token_id")))
+    ids |= set(hf_folder.stop_token_ids(folder))
     return sorted(ids | {text.end_token_id(tokenizer, text_format)})
 
 

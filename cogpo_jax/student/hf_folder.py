@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cogpo_jax import text
 from cogpo_jax.errors import UserError
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.student.safetensors_file import TensorEntry, read_header
+from cogpo_jax.student.hf_files import TensorEntry, read_header, read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -25,13 +26,16 @@ TOKENIZER_FILES = (
 def find_tensors(folder: Path) -> dict[str, TensorEntry]:
     """Every tensor of a folder's safetensors files, single or sharded by an index, by its full name.
 
-    Raises UserError where files are missing, damaged, or disagree with the index.
+    A single file counts before an index, as in transformers: what lies beside it is older. Raises UserError where files
+    are missing, damaged, or disagree with the index.
     """
     index_path = folder / INDEX
-    if not index_path.is_file():
-        if not (folder / SINGLE).is_file():
-            raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; give a folder with safetensors weights")
+    if (folder / SINGLE).is_file():
         return read_header(folder / SINGLE)
+    if not index_path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(f"{folder}: an adapter without its base model: merge it first (peft: merge_and_unload)")
+        raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; give a folder with safetensors weights")
     weight_map = read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index_path}: weight_map: missing or empty")
@@ -63,14 +67,14 @@ def check_tensors(
 
 def check_tokenizer(folder: Path, config: StudentConfig) -> None:
     """Raises UserError where the tokenizer in `folder` cannot belong to `config`: ids beyond it, another end token."""
-    ids = token_ids(folder)
+    ids = vocabulary(folder)
     top = max(ids.values(), default=-1)
     if top >= config.vocab_size:
         raise UserError(f"{folder}: tokenizer: id {top}: config.json's vocab_size is {config.vocab_size}")
     known = json.loads(config.carried)
     for role in ("bos", "eos", "pad"):
         for number in as_list(known.get(f"{role}_token_id")):
-            if number >= config.vocab_size:
+            if not isinstance(number, int) or number >= config.vocab_size:
                 raise UserError(f"{folder}: config.json: {role}_token_id: {number}: vocab_size is {config.vocab_size}")
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     eos = settings.get("eos_token")
@@ -82,32 +86,34 @@ def check_tokenizer(folder: Path, config: StudentConfig) -> None:
         )
 
 
-def token_ids(folder: Path) -> dict[str, int]:
-    """Every token of a folder's tokenizer.json, added ones included -> its id."""
-    tokenizer = read_json(folder / "tokenizer.json")
-    try:
-        vocab = tokenizer["model"]["vocab"]
-        vocab = vocab if isinstance(vocab, dict) else {token: i for i, (token, _) in enumerate(vocab)}
-        return vocab | {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{folder / 'tokenizer.json'}: holds no vocabulary") from None
+def check_exportable(config: StudentConfig, tokenizer_folder: Path, text_format: text.TextFormat) -> None:
+    """Raises UserError where a student could be trained, but not exported with this tokenizer: to call before training.
+
+    The tokenizer must belong to the config, and have the token that ends a response.
+    """
+    check_tokenizer(tokenizer_folder, config)
+    text.end_token_id(text.load_tokenizer(tokenizer_folder), text_format)
+
+
+def vocabulary(folder: Path) -> dict[str, int]:
+    """Every token of a folder's tokenizer -> its id, as training reads it: all files that add tokens included."""
+    return text.load_tokenizer(folder).get_vocab()
+
+
+def stop_token_ids(folder: Path) -> list[int]:
+    """The ids that end a text, as the folder says: generation_config.json's; where it has none, config.json's."""
+    ids = as_list(generation_config(folder).get("eos_token_id"))
+    if not ids and (folder / "config.json").is_file():
+        ids = as_list(read_json(folder / "config.json").get("eos_token_id"))
+    if not all(isinstance(i, int) for i in ids):
+        raise UserError(f"{folder}: eos_token_id: {ids}: must be a token id, or a list of them")
+    return ids
 
 
 def generation_config(folder: Path) -> dict[str, Any]:
     """The folder's generation_config.json, or {}."""
     path = folder / "generation_config.json"
     return read_json(path) if path.is_file() else {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError naming the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: must be a JSON object")
-    return value
 
 
 def _plain_name(index_path: Path, file: Any) -> str:

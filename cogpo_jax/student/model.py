@@ -134,9 +134,10 @@ class MLP(nnx.Module):
     """SwiGLU: down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
 
     def __init__(self, config: StudentConfig, make: "_Initializer"):
-        self.gate_proj = make.linear(config.hidden_size, config.intermediate_size)
-        self.up_proj = make.linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = make.linear(config.intermediate_size, config.hidden_size)
+        narrow, wide, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = make.linear(narrow, wide, bias=bias)
+        self.up_proj = make.linear(narrow, wide, bias=bias)
+        self.down_proj = make.linear(wide, narrow, bias=bias)
 
     def __call__(self, x: Float[Array, "B T D"], mesh: Mesh | None) -> Float[Array, "B T D"]:
         gated = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
@@ -175,7 +176,7 @@ class Block(nnx.Module):
 
 
 class Student(nnx.Module):
-    """A dense Qwen2 / Qwen2.5 / Qwen3 decoder."""
+    """A dense Qwen2, Qwen2.5, Qwen3 or Llama decoder."""
 
     def __init__(self, config: StudentConfig, rngs: nnx.Rngs | None = None, param_dtype: Any = jnp.float32):
         make = _Initializer(nnx.Rngs(0) if rngs is None else rngs, config.initializer_range, param_dtype)

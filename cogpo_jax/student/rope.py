@@ -1,4 +1,4 @@
-"""Rotary positions (arXiv 2104.09864), plain or stretched by YaRN (arXiv 2309.00071), as transformers computes them."""
+"""Rotary positions (arXiv 2104.09864) as transformers has them: plain, by YaRN (arXiv 2309.00071), by Llama 3.1."""
 
 import math
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cogpo_jax.student.config import StudentConfig, Yarn
+from cogpo_jax.student.config import Llama3Rope, StudentConfig, Yarn
 
 
 def inverse_frequencies(config: StudentConfig) -> tuple[np.ndarray, float]:
@@ -15,6 +15,8 @@ def inverse_frequencies(config: StudentConfig) -> tuple[np.ndarray, float]:
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     # float32 from the first step, like transformers: at position 32k a more exact power would be a different angle.
     frequencies = np.float32(1.0) / np.power(np.float32(config.rope_theta), exponents)
+    if config.llama3 is not None:
+        return _llama3(frequencies, config.llama3), 1.0
     if config.yarn is None:
         return frequencies, 1.0
     keep = _extrapolated_share(config.yarn, config.head_dim, config.rope_theta)
@@ -48,6 +50,14 @@ def _swap_halves(x: Array) -> Array:
 
 # Its own transpose. Derived, it would pad both halves to whole width and add them, which TPUs do slowly.
 _swap_halves.defvjp(lambda x: (_swap_halves(x), None), lambda _, d_y: (_swap_halves(d_y),))
+
+
+def _llama3(frequencies: np.ndarray, rope: Llama3Rope) -> np.ndarray:
+    """Kept where they turn often within the original context, else divided by the factor, a ramp between."""
+    turns = np.float32(rope.original_max_position_embeddings) * frequencies / np.float32(2 * math.pi)
+    low, high = np.float32(rope.low_freq_factor), np.float32(rope.high_freq_factor)
+    keep = np.clip((turns - low) / (high - low), 0, 1)
+    return (np.float32(1) - keep) * frequencies / np.float32(rope.factor) + keep * frequencies
 
 
 def _extrapolated_share(yarn: Yarn, dim: int, theta: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.progress import say
 from cogpo_jax.sharding import make_mesh
 from cogpo_jax.student.weights import PARAM_DTYPES, to_hf
+from cogpo_jax.text import TextFormat, load_tokenizer, resolved
 from cogpo_jax.training.initial import STUDENT_FILE, TOKENIZER_FOLDER, load_params
 
 
@@ -29,9 +30,11 @@ def export_checkpoint(
     target = epath.Path(output)
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--output: {output}: exists and is not empty; give another name, or --overwrite")
-    end_token = json.loads((run / "config.json").read_text())["text"]["end_token"]
+    tokenizer_folder = Path(run / TOKENIZER_FOLDER)
+    text_format = TextFormat(**json.loads((run / "config.json").read_text())["text"])
+    end_token = resolved(load_tokenizer(tokenizer_folder), text_format).end_token
     mesh = make_mesh({}, jax.devices()[:1])
     config, params, found = load_params(workdir, mesh, step=step, say=say)
-    to_hf(config, params, output, dtype, Path(run / TOKENIZER_FOLDER), end_token=end_token, overwrite=overwrite)
+    to_hf(config, params, output, dtype, tokenizer_folder, end_token=end_token, overwrite=overwrite)
     parameters = sum(x.size for x in jax.tree.leaves(params))
     return {"step": found, "output": output, "dtype": dtype, "parameters": parameters}

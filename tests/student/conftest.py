@@ -27,6 +27,7 @@ def make_hf_model(model_type: str, **overrides: Any) -> Any:
 
     classes = {
         "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
         "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
     }
     config_class, model_class = classes[model_type]

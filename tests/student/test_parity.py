@@ -31,6 +31,21 @@ CASES = {
     "gqa 8, head_dim 128": ("qwen3", {"head_dim": 128, "num_attention_heads": 8, "num_key_value_heads": 1}),
     "gqa 7, as in 0.5B and 7B": ("qwen2", {"hidden_size": 56, "num_attention_heads": 7, "num_key_value_heads": 1}),
     "theta 1e6, eps 1e-5": ("qwen2", {"rope_theta": 1e6, "rms_norm_eps": 1e-5}),
+    "llama tied, rope of 3.1": (
+        "llama",
+        {
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 5e5,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+    "llama untied, all biases": ("llama", {"attention_bias": True, "mlp_bias": True, "rms_norm_eps": 1e-5}),
     "yarn": (
         "qwen2",
         {

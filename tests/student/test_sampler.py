@@ -37,7 +37,10 @@ def transformers_continuation(model: Any, prompt: list[int], stop: int | None = 
     return out[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("case", [("qwen2", {}), ("qwen3", {"head_dim": 16, "tie_word_embeddings": True})])
+@pytest.mark.parametrize(
+    "case",
+    [("qwen2", {}), ("llama", {"tie_word_embeddings": True}), ("qwen3", {"head_dim": 16, "tie_word_embeddings": True})],
+)
 def test_greedy_is_transformers_token_for_token(case: tuple[str, dict[str, Any]], hf_folder: MakeFolder) -> None:
     model, folder = hf_folder(case[0], **case[1])
     config, _, params = from_hf(folder)

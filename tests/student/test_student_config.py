@@ -71,6 +71,70 @@ def test_yarn_frequencies_are_transformers(yarn: dict[str, Any]) -> None:
     assert StudentConfig.from_hf(config.to_hf()) == config
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+LLAMA = {  # Llama 3.2 1B
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "rope_scaling": LLAMA3,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+
+
+def test_llama3_frequencies_are_transformers() -> None:
+    modeling = pytest.importorskip("transformers.modeling_rope_utils")
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoConfig.for_model(**LLAMA)
+    expected, factor = modeling.ROPE_INIT_FUNCTIONS["llama3"](theirs, "cpu")
+    config = StudentConfig.from_hf(LLAMA)
+    frequencies, our_factor = inverse_frequencies(config)
+    np.testing.assert_allclose(frequencies, expected.numpy(), rtol=1e-6)
+    assert our_factor == factor
+    for again in (theirs.to_dict(), config.to_hf(), transformers.AutoConfig.for_model(**config.to_hf()).to_dict()):
+        assert StudentConfig.from_hf(again) == config
+
+
+def test_a_llama_without_key_heads_or_positions_has_transformers_defaults() -> None:
+    fields = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "max_position_embeddings")}
+    config = StudentConfig.from_hf(fields | {"rope_scaling": None, "mlp_bias": True, "attention_bias": True})
+    assert (config.num_key_value_heads, config.max_position_embeddings) == (32, 2048)
+    assert (config.qkv_bias, config.o_bias, config.mlp_bias) == (True, True, True)
+
+
+def test_what_other_engines_read_in_rope_scaling_is_carried() -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "attn_factor": 0.8}
+    written = StudentConfig.from_hf(GOOD | {"rope_scaling": rope}).to_hf()
+    assert written["rope_scaling"]["attn_factor"] == 0.8
+    assert written["rope_scaling"]["factor"] == 4.0
+
+
+def test_rope_parameters_by_layer_type_are_read_or_refused_never_passed_over() -> None:
+    plain = {k: v for k, v in GOOD.items() if k not in ("rope_theta", "rope_scaling")}
+    one = {"full_attention": {"rope_type": "default", "rope_theta": 5e5}}
+    assert StudentConfig.from_hf(plain | {"rope_parameters": one}).rope_theta == 5e5
+    for bad in (one | {"sliding_attention": {"rope_theta": 1e4}}, {"other": {"rope_theta": 1e4}}, [1]):
+        with pytest.raises(UserError, match="rope_parameters"):
+            StudentConfig.from_hf(plain | {"rope_parameters": bad})
+    with pytest.raises(UserError, match="rope_theta"):
+        StudentConfig.from_hf(plain | {"rope_parameters": {"rope_type": "default"}})
+
+
 def test_plain_frequencies_are_transformers() -> None:
     torch = pytest.importorskip("torch")
     config = StudentConfig.from_hf(GOOD)
@@ -82,7 +146,7 @@ def test_plain_frequencies_are_transformers() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"model_type": "llama"}, "model_type: 'llama'"),
+        ({"model_type": "mistral"}, "model_type: 'mistral'"),
         ({"model_type": "qwen3_moe"}, "model_type: 'qwen3_moe'"),
         ({"hidden_size": None}, "hidden_size: None"),
         ({"num_hidden_layers": 0}, "num_hidden_layers: 0"),
@@ -97,6 +161,18 @@ def test_plain_frequencies_are_transformers() -> None:
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_scaling: 'dynamic'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 0.5}}, "rope_scaling.factor: 0.5"),
         ({"rope_theta": "big"}, "rope_theta: 'big'"),
+        ({"rope_theta": None}, "rope_theta: None"),
+        ({"rms_norm_eps": None}, "rms_norm_eps: None"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps: 'small'"),
+        ({"max_position_embeddings": None}, "max_position_embeddings: None"),
+        ({"initializer_range": None}, "initializer_range: None"),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings: None"),
+        ({"hidden_act": None}, "hidden_act: None"),
+        ({"rope_scaling": "yarn"}, "rope_scaling: 'yarn'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "beta_fast": "x"}}, "beta_fast: 'x'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor: None"),
+        ({"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor 4.0"),
+        ({"layer_types": 7}, "layer_types"),
     ],
 )
 def test_what_would_be_computed_wrongly_is_refused_by_name(fields: dict[str, Any], words: str) -> None:

@@ -18,7 +18,7 @@ from cogpo_jax.sharding import make_mesh
 from cogpo_jax.student import hf_folder as checks
 from cogpo_jax.student import weights
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.student.safetensors_file import RemoteTensor, TensorEntry, read_header
+from cogpo_jax.student.hf_files import RemoteTensor, TensorEntry, read_header
 from cogpo_jax.student.weights import from_hf, to_hf
 
 MakeFolder = Callable[..., tuple[Any, Path]]
@@ -37,9 +37,12 @@ def assert_same_bytes(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> Non
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_import_then_export_is_bit_equal(hf_folder: MakeFolder, tmp_path: Path, dtype: str, tied: bool) -> None:
-    _, folder = hf_folder("qwen2", shard=SHARD, tie_word_embeddings=tied)
+@pytest.mark.parametrize(("kind", "tied"), [("qwen2", True), ("qwen2", False), ("llama", False)])
+def test_import_then_export_is_bit_equal(
+    hf_folder: MakeFolder, tmp_path: Path, dtype: str, kind: str, tied: bool
+) -> None:
+    biases = {"attention_bias": True, "mlp_bias": True} if kind == "llama" else {}
+    _, folder = hf_folder(kind, shard=SHARD, tie_word_embeddings=tied, **biases)
     if dtype == "bfloat16":
         bfloat16_copy(folder)
     config, _, params = from_hf(folder)
@@ -252,13 +255,94 @@ def test_a_disk_without_room_is_refused_before_writing(
     assert not list((tmp_path / "place").iterdir())
 
 
-def test_a_bucket_is_read_by_byte_range(hf_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_byte_of_a_bucket_is_downloaded_once(hf_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     _, folder = hf_folder("qwen2")
-    expected = from_hf(folder)[2]
+    expected, tensors = from_hf(folder)[2], checks.find_tensors(folder)
+    downloaded, read = [], RemoteTensor.__getitem__
+
+    def counted(self: RemoteTensor, index: Any) -> np.ndarray:
+        entry, data = self._entry, read(self, index)
+        first, stop, _ = (index if isinstance(index, tuple) else (index,))[0].indices(entry.shape[0])
+        downloaded.append((stop - first) * (entry.end - entry.start) // entry.shape[0])  # whole rows
+        return data
+
+    monkeypatch.setattr(RemoteTensor, "__getitem__", counted)
     monkeypatch.setattr(TensorEntry, "array", lambda entry: RemoteTensor(entry))  # as for a path with ://
     mesh = make_mesh({"fsdp": 4, "tensor": 2})
-    for a, b in zip(jax.tree.leaves(from_hf(folder, mesh)[2]), jax.tree.leaves(expected), strict=True):
+    params = from_hf(folder, mesh)[2]
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         assert np.array_equal(a, b)
+    assert params["layers"]["mlp"]["up_proj"]["weight"].sharding.spec == jax.P(None, "tensor", "fsdp")
+    size = sum(entry.end - entry.start for entry in tensors.values())
+    assert size <= sum(downloaded) < 1.1 * size  # what no device count divides is small
+
+
+def test_a_bucket_keeps_no_weights_of_an_earlier_export(
+    hf_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = hf_folder("qwen2")
+    config, _, params = from_hf(folder)
+    monkeypatch.setattr(weights.epath, "Path", lambda path: tmp_path / str(path).removeprefix("gs://"))
+    to_hf(config, params, "gs://bucket/out", "float32", max_shard_bytes=50_000)
+    to_hf(config, params, "gs://bucket/out", "float32", overwrite=True)
+    files = {p.name for p in (tmp_path / "bucket" / "out").iterdir()}
+    assert files == {"config.json", "generation_config.json", checks.SINGLE}
+
+
+def test_a_single_file_counts_before_an_old_index(hf_folder: MakeFolder, tmp_path: Path) -> None:
+    _, folder = hf_folder("qwen2", shard=SHARD)
+    config, _, params = from_hf(folder)
+    new = jax.tree.map(lambda x: np.asarray(x) + 1, params)
+    to_hf(config, new, tmp_path / "new", "float32")
+    (folder / checks.SINGLE).write_bytes((tmp_path / "new" / checks.SINGLE).read_bytes())
+    _, _, read = from_hf(folder)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(new), strict=True))
+
+
+def test_a_git_lfs_pointer_says_how_to_fetch_the_file(hf_folder: MakeFolder) -> None:
+    _, folder = hf_folder("qwen2", shard=SHARD)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    for name in (sorted(folder.glob("model-*.safetensors"))[0].name, checks.INDEX, "config.json"):
+        (folder / name).write_bytes(pointer)
+        refused(folder, name, "git lfs pull")
+
+
+def test_an_adapter_or_a_hub_name_says_what_to_do(hf_folder: MakeFolder, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    refused(tmp_path / "adapter", "merge it first")
+    _, folder = hf_folder("qwen2")
+    (folder / "adapter_config.json").write_text("{}")
+    from_hf(folder)
+    (folder / checks.SINGLE).unlink()
+    refused(folder, "merge it first")
+    with pytest.raises(UserError, match=r"hf download Qwen/Qwen2\.5-0\.5B-Instruct"):
+        from_hf("Qwen/Qwen2.5-0.5B-Instruct")
+
+
+def test_an_end_of_text_in_config_json_alone_ends_a_text(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"eos_token_id": [7, 9]}')
+    assert checks.stop_token_ids(tmp_path) == [7, 9]
+    (tmp_path / "generation_config.json").write_text("{}")
+    assert checks.stop_token_ids(tmp_path) == [7, 9]
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 3}')
+    assert checks.stop_token_ids(tmp_path) == [3]
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "x"}')
+    with pytest.raises(UserError, match="eos_token_id"):
+        checks.stop_token_ids(tmp_path)
+
+
+def test_an_export_from_read_only_files_can_be_changed(
+    hf_folder: MakeFolder, tmp_path: Path, qwen25_tokenizer: Path
+) -> None:
+    _, folder = hf_folder("qwen2", hidden_size=16, vocab_size=151_680, eos_token_id=151_645)
+    config, _, params = from_hf(folder)
+    (tmp_path / "t").mkdir()
+    for file in qwen25_tokenizer.iterdir():
+        (tmp_path / "t" / file.name).write_bytes(file.read_bytes())
+        (tmp_path / "t" / file.name).chmod(0o444)
+    to_hf(config, params, tmp_path / "out", "float32", tmp_path / "t")
+    assert all(file.stat().st_mode & 0o200 for file in (tmp_path / "out").iterdir())
 
 
 def test_a_bucket_gets_its_config_last(hf_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

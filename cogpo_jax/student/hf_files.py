@@ -1,4 +1,4 @@
-"""Safetensors files read by byte range and written as a stream (no jax).
+"""A Hugging Face folder's files: JSON, and safetensors read by byte range and written as a stream (no jax).
 
 The format is an 8-byte little-endian header length, a JSON header (name -> dtype, shape, byte range) and the bytes. We
 parse the header ourselves so that every damage is told by name, and map the data: only pages that are used are read,
@@ -8,6 +8,7 @@ and they are the kernel's to drop.
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,6 +25,37 @@ DTYPES: dict[str, np.dtype] = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER = 100_000_000  # safetensors' own limit
+
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def hub_hint(name: Any) -> str:
+    """What to do where a folder that is not there could be a name on the Hugging Face hub; else an empty string."""
+    if not isinstance(name, (str, os.PathLike)) or not _HUB_ID.fullmatch(str(name)) or Path(name).parent.is_dir():
+        return ""
+    return f" (a name on the hub? download it first: hf download {name} --local-dir FOLDER)"
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Raises UserError where a file is what Git leaves in the place of a large one that was not fetched."""
+    with path.open("rb") as f:
+        if f.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise UserError(f"{path}: a Git LFS pointer, not the file itself: run `git lfs pull` in its folder")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises UserError naming the file."""
+    if path.is_file():
+        refuse_lfs_pointer(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: must be a JSON object")
+    return value
 
 
 class TensorEntry(NamedTuple):
@@ -63,6 +95,8 @@ class RemoteTensor:
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """The tensors of one file, by name. Raises UserError for a file that is missing, truncated or inconsistent."""
+    if path.is_file():
+        refuse_lfs_pointer(path)
     try:
         with path.open("rb") as f:
             size = f.seek(0, os.SEEK_END)
