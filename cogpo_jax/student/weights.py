@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import itertools
 import json
 import math
 import shutil
@@ -60,7 +61,8 @@ def from_hf(
             entries = [tensors[name] for name in _hf_names(array_path(key), config)]
             remote = mesh if isinstance(entries[0].array(), RemoteTensor) else None
             first = _contiguous(leaf.shape, entries[0].shape, remote) if remote else sharding
-            array = jax.make_array_from_callback(leaf.shape, first, _reader(entries, leaf))
+            reader = _reader(entries, leaf)
+            array = jax.make_array_from_callback(leaf.shape, first, _once(reader) if remote else reader)
             if remote:
                 array = jax.device_put(array, sharding, donate=True)
             done += len(entries)
@@ -170,10 +172,22 @@ def _contiguous(shape: Sequence[int], in_file: Sequence[int], mesh: Mesh) -> Nam
     What a bucket is read by: each byte is then downloaded once, by whoever it falls to, and the network between the
     devices, which is faster, does the rest. (`fsdp` splits columns: pieces of a few hundred bytes in the files.)
     """
-    axes = tuple(mesh.axis_names)
-    while in_file[0] % math.prod(mesh.shape[axis] for axis in axes):
-        axes = axes[1:]
+    size = lambda axes: math.prod(mesh.shape[axis] for axis in axes)  # noqa: E731
+    choices = [axes for n in range(len(mesh.axis_names) + 1) for axes in itertools.combinations(mesh.axis_names, n)]
+    axes = max((axes for axes in choices if in_file[0] % size(axes) == 0), key=size)
     return NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - len(in_file)), axes or None))
+
+
+def _once(read: Callable[[Any], np.ndarray]) -> Callable[[Any], np.ndarray]:
+    """`read`, called once for what several devices of this process hold a copy of."""
+    known: dict[str, np.ndarray] = {}
+
+    def shard(index: Any) -> np.ndarray:
+        if str(index) not in known:
+            known[str(index)] = read(index)
+        return known[str(index)].copy()  # a CPU device may keep the buffer itself
+
+    return shard
 
 
 def _reader(entries: Sequence[TensorEntry], leaf: jax.ShapeDtypeStruct) -> Callable[[Any], np.ndarray]:
