@@ -1,6 +1,6 @@
 """CogPO here against the DPO trainers of TRL and Tunix: the same pairs, the same model, the same machine, one go.
 
-    python benchmarks/against_peers.py                                            # 64 real MATH triangles, 192 pairs
+    python benchmarks/against_peers.py                                            # 64 GSM8K triangles, 192 pairs
     python benchmarks/against_peers.py --pairs=benchmarks/data/long_cot_pairs.jsonl.xz --row_length=4096 \
         --trl_batch=1 --trl_length=4096 --peers=trl_live,trl_precomputed --problems=8 --groups=8
 

@@ -4,7 +4,7 @@ import lzma
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAIRS = ROOT / "benchmarks" / "data" / "math_pairs.jsonl.xz"
+PAIRS = ROOT / "benchmarks" / "data" / "gsm8k_pairs.jsonl.xz"
 TOKENIZER = ROOT / "tests" / "data" / "qwen2.5"
 
 

@@ -1,10 +1,10 @@
 """Times training steps of a config: one JSON line, on whatever platform jax finds.
 
-    python benchmarks/train_step.py                                # the shipped MATH triangles, a tiny student
+    python benchmarks/train_step.py                                # the shipped GSM8K triangles, a tiny student
     python benchmarks/train_step.py --config=configs/cogpo_tpu.py:1.5b --config.data=DATA --config.init_from=HF
     python benchmarks/train_step.py --synthetic=64:1200            # 64 groups of random words, about 1,200 tokens each
 
-Takes any training config. Without `data` the records are benchmarks/data/math_pairs.jsonl.xz (64 real triangles), or
+Takes any training config. Without `data` the records are benchmarks/data/gsm8k_pairs.jsonl.xz (64 triangles), or
 with --synthetic random ones; without `tokenizer` and `init_from` the tokenizer is Qwen2.5's, and without `init_from`
 too the weights are random. Every program runs once before the clock starts: what that took is `compile_seconds`, XLA's
 share of it `xla_seconds` (next to nothing where `compile_cache.dir` has the programs). Timed is what training costs:
@@ -36,6 +36,8 @@ from cogpo_jax.records.convert import ConvertOptions, convert_pairs
 CONFIG = cli.define_config(str(shipped.ROOT / "configs" / "tiny_cpu.py"))
 STEPS = flags.DEFINE_integer("steps", 0, "Timed optimizer steps; 0: one epoch.")
 SYNTHETIC = flags.DEFINE_string("synthetic", "", "GROUPS:TOKENS, instead of real records.")
+KEEP_NOTHING = flags.DEFINE_bool("keep_nothing", False, "Freed memory goes back to the system, unlike in training.")
+LARGEST = flags.DEFINE_integer("largest_ops", 0, "How many of the largest device operations of a step to name.")
 PEAK = flags.DEFINE_float("peak_tflops", 0.0, "The device's peak, for `mfu`; 0: left out.")
 
 
@@ -73,6 +75,21 @@ def complete(config: config_dict.ConfigDict, folder: Path, synthetic: str = "") 
             config.model = str(folder / "model.json")
 
 
+def largest_ops(folder: Path, count: int) -> list[tuple[str, float]]:
+    """(name, share of the device's time) of the operations that took longest in the profile of `folder`."""
+    import jax
+
+    (file,) = folder.rglob("*.xplane.pb")
+    planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
+    devices = [plane for plane in planes if plane.name.startswith("/device:")] or planes
+    spent: dict[str, float] = {}
+    for line in (line for plane in devices for line in plane.lines):
+        for event in line.events:
+            spent[event.name] = spent.get(event.name, 0.0) + event.duration_ns
+    total = sum(spent.values()) or 1.0
+    return [(name, spent[name] / total) for name in sorted(spent, key=lambda name: -spent[name])[:count]]
+
+
 class Clock:
     """Wall and CPU seconds since it was made."""
 
@@ -98,6 +115,7 @@ def measure(config: config_dict.ConfigDict, folder: Path, steps: int) -> dict[st
     from cogpo_jax.training.reference import ReferenceCache
     from cogpo_jax.training.scoring import fill_reference
     from cogpo_jax.training.setup import as_float32, prepare
+    from cogpo_jax.training.speed import keep_freed_memory
 
     if config.compile_cache.dir:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache.dir)
@@ -108,6 +126,8 @@ def measure(config: config_dict.ConfigDict, folder: Path, steps: int) -> dict[st
     initial = resolve(
         config.init_from, config.model, config.tokenizer, seed=config.seed, param_dtype=config.param_dtype, say=say
     )
+    if not KEEP_NOTHING.value:
+        keep_freed_memory(initial.student)
     setup = prepare(config, epath.Path(folder / "run"), initial)
     plan, programs, data = setup.plan, setup.programs, setup.data
     plans = [plan.step(k) for k in range(steps or plan.steps_per_epoch)]
@@ -163,6 +183,13 @@ def measure(config: config_dict.ConfigDict, folder: Path, steps: int) -> dict[st
     jax.block_until_ready(params)
     seconds, cpu_seconds = clock.read()
 
+    ops = []
+    if LARGEST.value:
+        with jax.profiler.trace(str(folder / "profile")):
+            batches = [feed.batch(m) for m in plans[0].micro_batches]
+            jax.block_until_ready(step(params, opt_state, batches, 1.0, 0))
+        ops = largest_ops(folder / "profile", LARGEST.value)
+
     micro = [m for p in plans for m in p.micro_batches]
     needed = sum(
         (
@@ -199,6 +226,8 @@ def measure(config: config_dict.ConfigDict, folder: Path, steps: int) -> dict[st
         "peak_device_gb": memory.get("peak_bytes_in_use", 0) / 1e9 or None,
         "first_loss": losses[0],
     }
+    if ops:
+        out["largest_ops"] = ops
     if PEAK.value:
         out["mfu"] = needed.total / seconds / jax.device_count() / (PEAK.value * 1e12)
     return out

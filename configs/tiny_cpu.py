@@ -32,7 +32,8 @@ def get_config() -> config_dict.ConfigDict:
             system="",  # system message for rows without one; empty: the template decides
             end_token="<|im_end|>",  # ends a response
         ),
-        beta=dict(small=0.1, medium=0.2, large=0.5, default=0.1),  # per gap; default: gap none, and dpo
+        # Per gap; default: gap none, and dpo. Of the authors' betas only 0.5 is published: the others are guesses.
+        beta=dict(small=0.1, medium=0.2, large=0.5, default=0.1),
         loss=dict(  # terms beside the plain loss, off at 0 / False: sources in cogpo_jax/objective/cogpo.py
             label_smoothing=0.0,
             nll_weight=0.0,

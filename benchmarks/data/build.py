@@ -1,10 +1,10 @@
 """Makes the preference rows that the benchmarks run on, from the real data that README.md names.
 
-    python benchmarks/data/build.py --rule=math --input=math_train_granularity.jsonl --output=math_pairs.jsonl.xz
+    python benchmarks/data/build.py --rule=gsm8k --input=train.jsonl --output=gsm8k_pairs.jsonl.xz
     python benchmarks/data/build.py --rule=long_cot --input=long_cot.jsonl --output=long_cot_pairs.jsonl
 
-math: the first `--groups` problems with a triangle of three different CoTs: suitable (correct, detail level 3),
-unsuitable (correct, level 6, else 1), wrong (the longest). Three rows each: small, medium, large.
+gsm8k: `--groups` problems with the texts by rule of examples/gsm8k_texts.py: suitable (the person's solution),
+unsuitable (with detours, or its bare calculations), wrong (one step altered). Three rows each: small, medium, large.
 long_cot: problems with two or more long thoughts of at most `--max_tokens` tokens (prompt and response, Qwen2.5's
 tokenizer); up to three of them as a triangle, best score first, gap none. For their lengths, not for training: a higher
 score is all that makes a response the chosen one.
@@ -13,6 +13,8 @@ score is all that makes a response the chosen one.
 import itertools
 import json
 import lzma
+import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,8 @@ from tokenizers import Tokenizer
 from cogpo_jax import cli
 from cogpo_jax.atomic import write_atomic
 from cogpo_jax.errors import UserError
-from cogpo_jax.records.repair import repair_text
 
-RULE = flags.DEFINE_enum("rule", "math", ["math", "long_cot"], "Which rule of the module's docstring.")
+RULE = flags.DEFINE_enum("rule", "gsm8k", ["gsm8k", "long_cot"], "Which rule of the module's docstring.")
 INPUT = flags.DEFINE_string("input", None, "JSONL file with problems and their CoTs.")
 OUTPUT = flags.DEFINE_string("output", None, "JSONL file to write; compressed where its name ends in .xz.")
 GROUPS = flags.DEFINE_integer("groups", 64, "How many problems.")
@@ -36,18 +37,20 @@ _TEMPLATE_TOKENS = 40  # what the chat template adds, and some
 _TRIANGLE = ((0, 1, "small"), (1, 2, "medium"), (0, 2, "large"))
 
 
-def math_triangles(rows: Iterator[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """(problem, [suitable, unsuitable, wrong]) of each problem that has all three, no two of them equal."""
-    for row in rows:
-        by: dict[tuple[int, bool], list[str]] = {}
-        for cot in row["cots"]:
-            by.setdefault((cot["granularity"], cot["correct"]), []).append(repair_text(cot["text"])[0])
-        wrong = [text for (_, correct), texts in by.items() if correct is False for text in texts]
-        suitable, unsuitable = by.get((3, True), []), by.get((6, True), []) + by.get((1, True), [])
-        if wrong and suitable and unsuitable:
-            responses = [suitable[0], unsuitable[0], max(wrong, key=len)]
-            if len(set(responses)) == 3:
-                yield repair_text(row["problem"])[0], responses
+def gsm8k_triangles(rows: Iterator[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """(problem, [suitable, unsuitable, wrong]) of each problem that the rules can make all three of."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+    from gsm8k_texts import texts_by_rule
+    from wrong_by_rule import corrupt_by_rule
+
+    for number, row in enumerate(rows):
+        rng = random.Random(number)
+        texts = texts_by_rule(row["question"], row["answer"], rng)
+        if texts:
+            unsuitable = texts.convoluted if number % 2 else texts.terse
+            wrong = corrupt_by_rule(unsuitable, rng)
+            if wrong:
+                yield row["question"], [texts.fitting, unsuitable, wrong]
 
 
 def long_thoughts(rows: Iterator[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
@@ -80,8 +83,8 @@ def main() -> None:
         raise UserError("--output: missing; give the JSONL file to write")
     with open(INPUT.value) as f:
         rows = (json.loads(line) for line in f)
-        groups = math_triangles(rows) if RULE.value == "math" else long_thoughts(rows)
-        chosen = list(flat_rows(itertools.islice(groups, GROUPS.value), gaps=RULE.value == "math"))
+        groups = gsm8k_triangles(rows) if RULE.value == "gsm8k" else long_thoughts(rows)
+        chosen = list(flat_rows(itertools.islice(groups, GROUPS.value), gaps=RULE.value == "gsm8k"))
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen).encode()
     write_atomic(OUTPUT.value, lzma.compress(data, preset=9) if OUTPUT.value.endswith(".xz") else data)
     print(json.dumps({"output": OUTPUT.value, "problems": len({row["prompt"] for row in chosen}), "rows": len(chosen)}))

@@ -18,11 +18,11 @@ from cogpo_jax import config_files
 from cogpo_jax.atomic import write_json
 from cogpo_jax.errors import RunError
 
-# cogpo_jax/configs and cogpo_jax/examples/math_cots are links in a checkout: a search from cogpo_jax would not enter.
+# cogpo_jax/configs and cogpo_jax/examples/gsm8k_cots are links in a checkout: a search from cogpo_jax would not enter.
 _CODE = (
     config_files.PACKAGE,
     config_files.CONFIGS,
-    config_files.PACKAGE / "examples" / "math_cots",
+    config_files.PACKAGE / "examples" / "gsm8k_cots",
     Path(crv.__path__[0]),
 )
 _SUFFIXES = (".py", ".json", ".jsonl", ".txt", ".md", ".html")

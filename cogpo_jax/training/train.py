@@ -26,7 +26,7 @@ from cogpo_jax.training.log import MetricsLog, last_step, step_record
 from cogpo_jax.training.reference_model import ReferenceModel
 from cogpo_jax.training.scoring import score_all
 from cogpo_jax.training.setup import Setup, as_float32, prepare
-from cogpo_jax.training.speed import Speedometer
+from cogpo_jax.training.speed import Speedometer, keep_freed_memory
 
 
 def train(
@@ -62,6 +62,7 @@ def _set_up(config: config_dict.ConfigDict, workdir: str | os.PathLike[str], pri
     initial = resolve(
         config.init_from, config.model, config.tokenizer, seed=config.seed, param_dtype=config.param_dtype, say=say
     )
+    keep_freed_memory(initial.student)
     if config.compile_cache.dir:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache.dir)
     setup = prepare(config, folder, initial)

@@ -113,11 +113,11 @@ def test_killed_at_any_moment_it_goes_on_without_asking_twice(undisturbed, tmp_p
 
 
 def test_a_request_without_a_recording_stops_the_run_and_is_named(tmp_path):
-    recordings = map(json.loads, Path("examples/math_cots/recordings.jsonl").read_text().splitlines())
+    recordings = map(json.loads, Path("examples/gsm8k_cots/recordings.jsonl").read_text().splitlines())
     lines = (json.dumps(row) + "\n" for row in recordings if row["agent"] != "verifier")
     (tmp_path / "some.jsonl").write_text("".join(lines))
     changed = replace(options(), pool=replace(options().pool, recordings=str(tmp_path / "some.jsonl")))
-    with pytest.raises(UserError, match=r"no recording of verifier for problem math_train/\d+"):
+    with pytest.raises(UserError, match=r"no recording of verifier for problem gsm8k_train/\d+"):
         run(changed, tmp_path / "run")
 
 
@@ -286,7 +286,7 @@ def test_the_data_half_never_imports_jax():
 
 
 def test_a_pilot_draws_from_all_of_the_input_and_forecasts_the_rest(tmp_path):
-    lines = Path("examples/math_cots/problems.jsonl").read_text().splitlines()[::-1]
+    lines = Path("examples/gsm8k_cots/problems.jsonl").read_text().splitlines()[::-1]
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
     pilot = run(replace(options(limit=0), input=str(tmp_path / "in.jsonl"), sample=30), tmp_path / "run")
     forecast = pilot["forecast"]

@@ -30,8 +30,8 @@ STUDENT = StudentConfig.from_hf(
     }
 )
 ROWS, LENGTH, CHUNK = 8, 256, 64
-TILES = 1.5  # key blocks of 128 that a query block of a row of 256 sees, on average
-TILE_EXCESS = 3 * 128**2 / (LENGTH * (LENGTH + 1) / 2)
+TILES = 2.5  # key blocks of 64 that a query block of a row of 256 sees, on average
+TILE_EXCESS = 10 * 64**2 / (LENGTH * (LENGTH + 1) / 2)
 
 
 def counted_flops(remat, sizes, backward=True, attention="xla"):

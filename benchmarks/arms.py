@@ -1,0 +1,341 @@
+"""The arms of the comparisons in teaches.py and real_student.py: what is trained on what, evaluated how.
+
+An arm starts from SFT (`sft_steps`) and takes `pair_steps` more of what it says: all have equal optimizer steps.
+
+    asis            SFT on the texts as they came, and more of it
+    rewrites        SFT on CRV's rewrites, and more of it
+    dpo_B           SFT on CRV's rewrites, then DPO with one beta B
+    cogpo           ... then CogPO with beta 0.1 / 0.2 / 0.5 for small / medium / large
+    cogpo_reversed  ... with 0.5 / 0.2 / 0.1: a control
+    cogpo_student   ... with the student's own wrong answers as rejected, where it gave one
+
+CRV runs as it is, on a recorded pool that is written here. What is finished is not done again.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cogpo_jax.atomic import write_atomic, write_json
+from cogpo_jax.errors import RunError, UserError
+from cogpo_jax.records import SftExample, read_groups, write_data
+
+ROOT = Path(__file__).parents[1]
+KINDS = ("fitting", "terse", "convoluted")
+ARMS = ("asis", "rewrites", "cogpo", "dpo_0.1", "dpo_0.2", "dpo_0.5", "cogpo_reversed", "cogpo_student")
+BETAS = {"cogpo": (0.1, 0.2, 0.5), "cogpo_student": (0.1, 0.2, 0.5), "cogpo_reversed": (0.5, 0.2, 0.1)}
+_LABELS = {"fitting": "medium", "terse": "easy", "convoluted": "hard"}  # the critic's words
+_ANSWER = re.compile(r"[Tt]he answer is:?\s*\$?(-?[\d,]*\.?\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A problem with its right texts by kind and a wrong one."""
+
+    problem: str
+    answer: str
+    texts: Mapping[str, str]
+    wrong: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """One seed's folder, problems (train, dev, test) and settings.
+
+    configure(config) sets student, tokenizer, text format, rows and batches; init_from of a first SFT is its as well.
+    """
+
+    folder: Path
+    seed: int
+    problems: Mapping[str, Sequence[Item]]
+    configure: Callable[[Any], None]
+    sft_steps: int
+    pair_steps: int
+    sft_rate: float
+    more_rate: float
+    pair_rate: float
+    sft_batch: int
+    pair_batch: int
+    new_tokens: int
+    slots: int
+    compute_dtype: str = "float32"
+    chat: bool = False
+
+    def kind(self, number: int) -> str:
+        """The kind of a training problem's original: a third each."""
+        return KINDS[number % len(KINDS)]
+
+
+def answer_of(text: str) -> str:
+    """The number that a text says last that the answer is; empty where it does not say one."""
+    found = _ANSWER.findall(text)
+    return found[-1].replace(",", "").removesuffix(".0") if found else ""
+
+
+def config_of(name: str) -> Any:
+    """A shipped config."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def crv_config(bench: Bench) -> Any:
+    """configs/crv_recorded.py on this seed's files."""
+    config = config_of("crv_recorded")
+    config.input = str(bench.folder / "problems.jsonl")
+    config.pool.recordings = str(bench.folder / "recordings.jsonl")
+    config.heldout = 0.0
+    return config
+
+
+def write_crv_files(bench: Bench) -> None:
+    """problems.jsonl and recordings.jsonl: all that CRV asks about the training problems, answered by rule."""
+    from crv.agents import Agents
+    from crv.options import Options
+    from crv.prompts import load_prompts
+    from crv.verify.extract import hide_final_answers
+
+    agents = Agents(load_prompts("default"), Options.from_config(crv_config(bench)))
+    problems, recordings = [], []
+    for number, item in enumerate(bench.problems["train"]):
+        kind, name = bench.kind(number), f"problem-{number}"
+        original, fitting, label = item.texts[kind], item.texts["fitting"], _LABELS[kind]
+        row = {"problem_id": name, "problem": item.problem, "answer": item.answer, "cot": original, "model": "rule"}
+        problems.append(row)
+        verdict = json.dumps({"reason": "known", "label": label})
+        asked = [(agents.critique(item.problem, original, name), verdict, "")]
+        if label != "medium":
+            rethink = agents.rethink(label, item.problem, item.answer, original, "", name, 0)
+            blind = agents.resolve(item.problem, hide_final_answers(fitting), name, 0)
+            asked += [(rethink, fitting, ""), (blind, f"The answer is {item.answer}", "")]
+        asked.append((agents.corrupt(item.problem, item.answer, fitting, name, 0), item.wrong, "rule"))
+        for ask, answer, origin in asked:
+            said = {"question": ask.request.question(), "answer": answer, "model": "rule"}
+            recordings.append({**said, **({"origin": origin} if origin else {})})
+    for file, rows in (("problems.jsonl", problems), ("recordings.jsonl", recordings)):
+        write_atomic(bench.folder / file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make_data(bench: Bench) -> None:
+    """CRV's records (`crv`) and the texts as they came (`asis`); once."""
+    if (bench.folder / "asis" / "manifest.json").is_file():
+        return
+    from crv.driver import run
+    from crv.options import Options
+
+    write_crv_files(bench)
+    summary = run(Options.from_config(crv_config(bench)), bench.folder / "crv")
+    if summary["problems"].get("dropped"):
+        raise UserError(f"CRV dropped {summary['drops']}: these texts should all pass")
+    rows = (
+        SftExample(f"problem-{i}", "", item.problem, "", "", item.texts[bench.kind(i)], item.answer, "", "as it came")
+        for i, item in enumerate(bench.problems["train"])
+    )
+    write_data(bench.folder / "asis", sft={"train": rows}, info={"texts": "as they came"})
+
+
+def run_arm(bench: Bench, arm: str, split: str) -> None:
+    """Trains what the arm needs, and evaluates it and the SFT that it starts from."""
+    data = "asis" if arm == "asis" else "crv"
+    first = "sft_asis" if arm == "asis" else "sft_rewrites"
+    _sft(bench, data, first, bench.sft_steps, bench.sft_rate)
+    evaluated(bench, first, split)
+    if arm in ("asis", "rewrites"):
+        _sft(bench, data, arm, bench.pair_steps, bench.more_rate, start=first)
+    else:
+        _preference(bench, arm)
+    evaluated(bench, arm, split)
+
+
+def _base_config(bench: Bench, steps: int, rate: float) -> Any:
+    config = config_of("tiny_cpu")
+    config.text.response = "plain"
+    config.seed, config.epochs, config.max_steps = bench.seed, 1000, steps
+    config.optimizer.schedule_steps, config.optimizer.learning_rate = steps, rate
+    config.rows.shapes = 1
+    config.checkpoint.every, config.checkpoint.keep, config.log.tensorboard = 10**6, 1, False
+    config.compile_cache.dir = str(bench.folder.parent / "compiled")
+    bench.configure(config)
+    return config
+
+
+def _sft(bench: Bench, data: str, name: str, steps: int, rate: float, start: str = "") -> None:
+    """SFT on the records `data`, from the student's first weights or from the run `start`."""
+    config = _base_config(bench, steps, rate)
+    config.objective, config.data, config.batch.groups = "sft", str(bench.folder / data), bench.sft_batch
+    if start:
+        config.init_from, config.tokenizer = str(bench.folder / start), ""
+        config.seed = bench.seed + 1000  # another order of the examples
+    _train(bench, name, config)
+
+
+def _preference(bench: Bench, arm: str) -> None:
+    """An arm's preference training, from the SFT on rewrites."""
+    config = _base_config(bench, bench.pair_steps, bench.pair_rate)
+    config.objective = "dpo" if arm.startswith("dpo_") else "cogpo"
+    if config.objective == "dpo":
+        config.beta.default = float(arm.removeprefix("dpo_"))
+    else:
+        config.beta.small, config.beta.medium, config.beta.large = BETAS[arm]
+    if arm == "cogpo_student":
+        _own_mistakes(bench)
+    config.data = str(bench.folder / ("student_wrong" if arm == "cogpo_student" else "crv"))
+    config.init_from, config.tokenizer = str(bench.folder / "sft_rewrites"), ""
+    config.batch.groups = bench.pair_batch
+    _train(bench, arm, config)
+
+
+def _train(bench: Bench, name: str, config: Any) -> None:
+    from cogpo_jax.training.train import train
+
+    if not (bench.folder / name / "done.json").is_file():
+        began = time.monotonic()
+        if not train(config, bench.folder / name)["finished"]:  # SIGTERM: the same command goes on from there
+            raise RunError(f"stopped while it trained {name}; the same command goes on from there")
+        say(f"seed {bench.seed}: {name} trained in {time.monotonic() - began:.0f} s")
+
+
+def _own_mistakes(bench: Bench) -> None:
+    """Records with the student's own wrong answers (temperature 1) as the wrong texts, where it gave one."""
+    folder = bench.folder / "student_wrong"
+    if (folder / "manifest.json").is_file():
+        return
+    items = bench.problems["train"]
+    said = speak(bench, "sft_rewrites", [item.problem for item in items], temperature=1.0)
+    wrong = {
+        item.problem: text
+        for item, (text, _) in zip(items, said, strict=True)
+        if answer_of(text) and answer_of(text) != item.answer
+    }
+    groups = [_with_wrong(group, wrong.get(group.prompt, "")) for group in read_groups(bench.folder / "crv", "train")]
+    write_data(folder, groups={"train": groups}, info={"own wrong answers": len(wrong), "problems": len(items)})
+
+
+def _with_wrong(group: Any, text: str) -> Any:
+    """The group with `text` in the place of its wrong response; as it is where there is no text."""
+    if not text or any(text == response.text for response in group.responses):
+        return group
+    own = {"text": text, "thought": "", "solution": "", "origin": "solver", "model": "student"}
+    responses = (dataclasses.replace(r, **own) if r.kind == "incorrect" else r for r in group.responses)
+    return dataclasses.replace(group, responses=tuple(responses))
+
+
+def speak(bench: Bench, name: str, prompts: list[str], temperature: float = 0.0) -> list[tuple[str, int]]:
+    """(text, tokens) that the student of a run says to each prompt; greedy at temperature 0."""
+    import jax
+
+    from cogpo_jax.sharding import make_mesh
+    from cogpo_jax.student.attention import default_backend
+    from cogpo_jax.student.decoding import Sampler
+    from cogpo_jax.student.model import ForwardOptions
+    from cogpo_jax.student.sampling import GREEDY, Sampling
+    from cogpo_jax.text import TextFormat, encode_prompts, end_token_id, load_tokenizer, prompt_text
+    from cogpo_jax.training.initial import load_params
+
+    tokenizer = load_tokenizer(bench.folder / name / "tokenizer")
+    text_format = TextFormat(prompt="chat" if bench.chat else "raw")
+    mesh = make_mesh({"replica": 1, "data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1])
+    student, params, _ = load_params(bench.folder / name, mesh, bench.compute_dtype, say=lambda text: None)
+    options = ForwardOptions(bench.compute_dtype, default_backend(), "none", mesh)
+    sampler = Sampler(student, params, options, slots=bench.slots)
+    ids = encode_prompts(tokenizer, [prompt_text(tokenizer, p, text_format=text_format) for p in prompts])
+    how = Sampling(temperature=temperature) if temperature else GREEDY
+    said = sampler.generate(ids, bench.new_tokens, [end_token_id(tokenizer, text_format)], how, seed=bench.seed)
+    return [(tokenizer.decode(one.tokens), len(one.tokens)) for one in said]
+
+
+def evaluated(bench: Bench, name: str, split: str) -> dict[str, Any]:
+    """{right: 0 or 1 of each problem, tokens: mean, cut_off} of a run, greedy; once for each split."""
+    file = bench.folder / f"eval-{split}-{name}.json"
+    if not file.is_file():
+        items = bench.problems[split]
+        said = speak(bench, name, [item.problem for item in items])
+        right = [int(answer_of(text) == item.answer) for item, (text, _) in zip(items, said, strict=True)]
+        tokens = [tokens for _, tokens in said]
+        cut_off = sum(t >= bench.new_tokens for t in tokens)
+        write_json(file, {"right": right, "tokens": float(np.mean(tokens)), "cut_off": cut_off, "said": said[:3]})
+        say(f"seed {bench.seed}: {name}: {np.mean(right):.3f} right, {np.mean(tokens):.1f} tokens")
+    return json.loads(file.read_text())
+
+
+def interval(values: np.ndarray, draws: int = 2000) -> list[float]:
+    """95% interval of the mean of [seeds, problems]: seeds and problems are drawn anew, together (bootstrap)."""
+    rng = np.random.default_rng(0)
+    seeds, problems = values.shape
+    means = []
+    for _ in range(draws):
+        rows = values[rng.integers(seeds, size=seeds)]
+        means.append(float(np.mean([row[rng.integers(problems, size=problems)].mean() for row in rows])))
+    return [float(x) for x in np.percentile(means, (2.5, 97.5))]
+
+
+def results(benches: Sequence[Bench], arms: Sequence[str], split: str) -> dict[str, Any]:
+    """Accuracy by arm and every paired difference, of the seeds that have all these arms."""
+    done: dict[str, list[dict[str, Any]]] = {}
+    seeds = []
+    for bench in benches:
+        files = {arm: bench.folder / f"eval-{split}-{arm}.json" for arm in arms}
+        if all(file.is_file() for file in files.values()):
+            seeds.append(bench.seed)
+            for arm, file in files.items():
+                done.setdefault(arm, []).append(json.loads(file.read_text()))
+    right = {arm: np.array([one["right"] for one in runs], float) for arm, runs in done.items()}
+    by_arm = {
+        arm: {
+            "accuracy": float(values.mean()),
+            "interval": interval(values),
+            "by_seed": [float(row.mean()) for row in values],
+            "tokens": float(np.mean([one["tokens"] for one in done[arm]])),
+            "cut_off": sum(one["cut_off"] for one in done[arm]),
+        }
+        for arm, values in right.items()
+    }
+    differences = {
+        f"{a} - {b}": {"difference": float((right[a] - right[b]).mean()), "interval": interval(right[a] - right[b])}
+        for i, a in enumerate(right)
+        for b in list(right)[:i]
+    }
+    return {"split": split, "seeds": seeds, "arms": by_arm, "differences": differences}
+
+
+def write_page(found: Mapping[str, Any], file: Path) -> None:
+    """A self-contained page of `results`: a bar and its interval for each arm, and every difference."""
+    bars, rows = [], []
+    for i, (arm, one) in enumerate(found["arms"].items()):
+        y, (low, high) = 24 * i, (130 + 400 * end for end in one["interval"])
+        bars += [
+            f'<text x="0" y="{y + 15}">{arm}</text>',
+            f'<rect x="130" y="{y + 4}" width="{400 * one["accuracy"]:.1f}" height="14" fill="#79a"/>',
+            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y + 11}" y2="{y + 11}" stroke="#000"/>',
+            f'<text x="540" y="{y + 15}">{one["accuracy"]:.1%}, {one["tokens"]:.0f} tokens</text>',
+        ]
+    for name, one in found["differences"].items():
+        low, high = (100 * end for end in one["interval"])
+        rows.append(f"<tr><td>{name}<td>{100 * one['difference']:+.1f}<td>{low:+.1f} to {high:+.1f}</tr>")
+    height = 6 * len(bars)
+    page = f"""<!doctype html><meta charset="utf-8"><title>Does it teach?</title>
+<style>body{{font:14px sans-serif;max-width:52em;margin:2em auto}}td{{padding:.1em 1em .1em 0}}</style>
+<h1>Does it teach?</h1>
+<p>Share of problems answered right ({found["split"]} split, seeds {found["seeds"]}); lines and ranges are 95% intervals
+over seeds and problems. One seed says nothing about other seeds.</p>
+<svg width="700" height="{height}" font-size="13">{"".join(bars)}</svg>
+<h2>Differences, in points</h2><table>{"".join(rows)}</table>
+<pre>{json.dumps(found.get("settings", {}), indent=1)}</pre>
+"""
+    write_atomic(file, page)
+
+
+def say(text: str) -> None:
+    """Progress on stderr."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,93 @@
+"""Does it teach? CRV + CogPO and what it is compared with, in a world where what a student can follow is known.
+
+    python benchmarks/teaches.py --workdir=runs/teaches                 # five seeds of all arms
+    python benchmarks/teaches.py --workdir=runs/teaches --seeds=1 --arms=asis,rewrites,dpo_0.1,cogpo
+
+The world is examples/arithmetic/world.py, the arms are benchmarks/arms.py's. Each seed has its own problems, weights
+and order; a third of the originals is fitting, a third terse, a third convoluted, and a wrong text alters one step of
+the fitting one. `--split=dev` evaluates the development problems instead, the only ones by which a setting may be
+chosen.
+
+Resumable. Writes WORKDIR/results-SPLIT.json and report.html after each seed, and prints the results: for each arm the
+accuracy (greedy), and paired differences, with 95% intervals over seeds and problems (bootstrap).
+"""
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import arms
+from absl import flags
+
+sys.path.insert(0, str(arms.ROOT / "examples" / "arithmetic"))
+
+from world import Chain, World, chains, write_student
+
+from cogpo_jax import cli
+from cogpo_jax.atomic import write_json
+from cogpo_jax.errors import UserError
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
+SEEDS = flags.DEFINE_integer("seeds", 5, "How many seeds.")
+FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them.")
+ARMS = flags.DEFINE_list("arms", list(arms.ARMS), "Which arms.")
+SPLIT = flags.DEFINE_enum("split", "test", ["test", "dev"], "Which problems are evaluated.")
+TRAIN = flags.DEFINE_integer("train", 3000, "Training problems.")
+TEST = flags.DEFINE_integer("test", 1000, "Held-out problems; half as many for development.")
+MODULUS = flags.DEFINE_integer("modulus", 40, "States of the world.")
+SFT_STEPS = flags.DEFINE_integer("sft_steps", 300, "Steps of SFT, 64 examples each.")
+PAIR_STEPS = flags.DEFINE_integer("pair_steps", 100, "Steps after it; of preference training 16 problems each.")
+SFT_RATE = flags.DEFINE_float("sft_rate", 2e-3, "Learning rate of SFT.")
+MORE_RATE = flags.DEFINE_float("more_rate", 5e-4, "Learning rate of the further SFT steps.")
+PAIR_RATE = flags.DEFINE_float("pair_rate", 5e-5, "Learning rate of preference training.")
+_SETTINGS = ("train", "test", "modulus", "sft_steps", "pair_steps", "sft_rate", "more_rate", "pair_rate")
+
+
+def item(chain: Chain, rng: random.Random) -> arms.Item:
+    """A chain with its texts."""
+    texts = {kind: chain.text(kind) for kind in arms.KINDS}
+    return arms.Item(chain.problem, chain.answer, texts, chain.wrong("fitting", rng))
+
+
+def bench(seed: int, root: Path) -> arms.Bench:
+    """A seed's problems (no two splits share one), student and settings."""
+    world, folder, rng = World(modulus=MODULUS.value), root / f"seed-{seed}", random.Random(f"wrong {seed}")
+    counts = {"train": TRAIN.value, "dev": TEST.value // 2, "test": TEST.value}
+    every = iter(chains(world, sum(counts.values()), f"teaches {seed}"))
+    problems = {split: [item(next(every), rng) for _ in range(count)] for split, count in counts.items()}
+    student = folder / "student"
+    write_student(world, student)
+
+    def configure(config: Any) -> None:
+        config.model, config.tokenizer, config.text.prompt = str(student / "config.json"), str(student), "raw"
+        config.rows.length, config.rows.per_device = 512, 8
+
+    steps = (SFT_STEPS.value, PAIR_STEPS.value)
+    rates = (SFT_RATE.value, MORE_RATE.value, PAIR_RATE.value)
+    return arms.Bench(folder, seed, problems, configure, *steps, *rates, 64, 16, new_tokens=100, slots=250)
+
+
+def main() -> None:
+    """All seeds and arms, then the results."""
+    root, settings = Path(WORKDIR.value), {name: flags.FLAGS[name].value for name in _SETTINGS}
+    known = root / "settings.json"
+    if known.is_file() and json.loads(known.read_text()) != settings:
+        raise UserError(f"workdir: {root}: belongs to other settings ({known}); give another folder")
+    write_json(known, settings)
+    benches, found = [], {}
+    for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
+        benches.append(one := bench(seed, root))
+        arms.make_data(one)
+        for i, arm in enumerate(ARMS.value, 1):
+            arms.run_arm(one, arm, SPLIT.value)
+            found = {**arms.results(benches, ARMS.value[:i], SPLIT.value), "settings": settings}
+            if seed == FIRST_SEED.value or i == len(ARMS.value):
+                write_json(root / f"results-{SPLIT.value}.json", found)
+                arms.write_page(found, root / "report.html")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,70 @@
+"""The controlled world and its arms: texts are what they are said to be, intervals are of both seeds and problems."""
+
+import asyncio
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "examples" / "arithmetic"), str(ROOT / "benchmarks")]
+import arms  # noqa: E402
+from world import Chain, World, chains, write_student  # noqa: E402
+
+from cogpo_jax.text import load_tokenizer  # noqa: E402
+from crv.verify import algebra  # noqa: E402
+from crv.verify.certificate import certify, ladder  # noqa: E402
+
+CHAIN = Chain(World(), 17, (3, -8, 5, -1, 9, 9, -2, -3))
+
+
+async def _compare(gold, answer):
+    return algebra.compare(gold, answer)
+
+
+def verdict(text):
+    return asyncio.run(certify(CHAIN.answer, text, ladder(_compare))).verdict
+
+
+@pytest.mark.parametrize("kind", arms.KINDS)
+def test_crv_proves_every_text_right_and_every_slip_wrong(kind):
+    assert verdict(CHAIN.text(kind)) == "correct"
+    assert all(verdict(CHAIN.wrong(kind, random.Random(i))) == "incorrect" for i in range(20))
+
+
+def test_a_slip_is_carried_through_to_the_end():
+    right, wrong = CHAIN.text("fitting").split(), CHAIN.text("fitting", slip=3, by=2).split()
+    assert right[:11] == wrong[:11]  # four steps of three words, but for the last state
+    moved = [(int(b) - int(a)) % 40 for a, b in zip(right, wrong, strict=True) if a != b]
+    assert moved == [2] * 6
+
+
+def test_every_word_is_one_token_of_the_student(tmp_path):
+    write_student(CHAIN.world, tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    for text in (CHAIN.problem, *(CHAIN.text(kind) for kind in arms.KINDS)):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert len(ids) == len(text.split())
+        assert tokenizer.decode(ids).split() == text.split()
+
+
+def test_problems_do_not_repeat_and_belong_to_their_seed():
+    first, again, other = (chains(World(), 300, seed) for seed in ("0", "0", "1"))
+    assert first == again != other
+    assert len({chain.problem for chain in first}) == 300
+
+
+def test_the_last_stated_number_is_the_answer():
+    assert arms.answer_of("The answer is 3\nno: The answer is $1,200.0") == "1200"
+    assert arms.answer_of("a +3 20 b") == ""
+
+
+def test_the_interval_is_of_seeds_and_problems():
+    rng = np.random.default_rng(0)
+    same = (rng.random((5, 400)) < 0.6).astype(float)
+    apart = (rng.random((5, 400)) < np.array([0.2, 0.4, 0.6, 0.8, 1.0])[:, None]).astype(float)
+    width = lambda values: np.subtract(*arms.interval(values, 500)[::-1])  # noqa: E731
+    assert 0.03 < width(same) < 0.07
+    assert width(apart) > 4 * width(same), "seeds that differ must widen it"
