@@ -17,8 +17,8 @@ from rich.text import Text
 
 from cogpo_jax.atomic import write_atomic
 from cogpo_jax.errors import UserError
-from cogpo_jax.report.crv_run import REWRITES, AgentCost, CrvRun, FlowPath, ShownProblem
-from cogpo_jax.report.crv_run import Text as ShownText
+from cogpo_jax.report.crv_section import REWRITES, AgentCost, CrvRun, FlowPath, ShownProblem
+from cogpo_jax.report.crv_section import Text as ShownText
 from crv.ledger import Ledger
 
 _PREVIEW_CHARACTERS = 1200  # of a text on the terminal

@@ -27,3 +27,15 @@ $(RELEASE): requirements/release.txt | $(RELEASE_VENV)/bin/pip
 $(WHEEL): requirements/light.txt | $(WHEEL_VENV)/bin/pip
 	@echo "installing $< (a few minutes, once)"
 	@$(WHEEL_VENV)/bin/python -m pip install --disable-pip-version-check --quiet -r $< && touch $@
+
+# In the wheel's environment, with what executes notebooks beside it.
+NOTEBOOK := $(WHEEL_VENV)/.stamp-notebook
+
+.PHONY: test-notebook
+test-notebook: build $(NOTEBOOK)  ## the notebook, executed on the CPU at tiny size with the wheel
+	@$(WHEEL_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --force-reinstall dist/*.whl
+	@$(WHEEL_VENV)/bin/python mk/test_notebook.py examples/notebooks/cogpo_tpu.ipynb runs/notebook/executed.ipynb
+
+$(NOTEBOOK): requirements/notebook.txt $(WHEEL)
+	@echo "installing $<"
+	@$(WHEEL_VENV)/bin/python -m pip install --disable-pip-version-check --quiet -r $< && touch $@

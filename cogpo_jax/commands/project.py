@@ -23,7 +23,7 @@ def quickstart() -> cli.Main:
     workdir = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the results.")
 
     def main() -> int:
-        from cogpo_jax.quickstart.run import quickstart
+        from cogpo_jax.quickstart import quickstart
 
         return quickstart(workdir.value)
 
@@ -94,9 +94,8 @@ def report() -> cli.Main:
 
     def main() -> None:
         from cogpo_jax.report.evaluations import evaluations_section
-        from cogpo_jax.report.heldout import heldout_table
         from cogpo_jax.report.page import build_page
-        from cogpo_jax.report.run_files import read_data, read_training
+        from cogpo_jax.report.run_files import heldout_table, read_data, read_training
         from crv.review import read_overview
 
         if not (data.value or sft.value or cogpo.value or evaluations.value):

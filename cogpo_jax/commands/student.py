@@ -162,7 +162,7 @@ def compare_hf() -> cli.Main:
         if importlib.util.find_spec("torch") is None:
             print(json.dumps({"skipped": "torch is not installed (make venv installs it)"}))
             return
-        from cogpo_jax.quickstart.compare import max_logit_difference
+        from cogpo_jax.quickstart import max_logit_difference
         from cogpo_jax.records import read_sft
         from cogpo_jax.text import load_tokenizer, prompt_text, response_text
 

@@ -1,14 +1,140 @@
-"""The CRV part of the page: flows, lengths, rounds, cost, and problems with their texts side by side."""
+"""The CRV part of the page: a run's counts, flows, lengths, rounds, cost, and problems with their texts side by side.
 
+`crv.review.read_overview` reads a CrvRun from a ledger.
+"""
+
+import difflib
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from cogpo_jax.report import svg
-from cogpo_jax.report.crv_run import FLOW_COLUMNS, AgentCost, CrvRun, ShownProblem, Text
-from cogpo_jax.report.sankey import flows
-from cogpo_jax.report.words import Difference, difference
+
+# The columns of the flow picture, each with its places in drawing order; "" is passed through without a stop.
+ORIGINAL = ("right", "undecided", "wrong", "none given", "gold unreadable", "not looked at")
+CRITIC = ("medium", "easy", "hard", "no label", "")
+REWRITES = ("kept as it was", "1 round", "2 rounds", "3 rounds", "more rounds", "")
+END = (
+    "suitable as it was",
+    "suitable rewrite",
+    "no rewrite passed",
+    "critic unusable",
+    "no right original",
+    "dropped before any call",
+)
+FLOW_COLUMNS = {"original": ORIGINAL, "critic": CRITIC, "rewrites": REWRITES, "verified": END}
+
+FlowPath = tuple[str, ...]  # one place of each column
+
+
+@dataclass(frozen=True)
+class AgentCost:
+    """Finished calls of one agent and model; `seconds`: summed over calls, as the server told them (0 = not told)."""
+
+    agent: str
+    model: str
+    calls: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    seconds: float
+    ends: Mapping[str, int]  # finish reasons but "stop"
+
+
+@dataclass(frozen=True)
+class Text:
+    """One response of a shown problem; `parent`: id of the response that it was made from."""
+
+    id: str
+    parent: str
+    kind: str
+    origin: str
+    model: str
+    text: str
+    proof: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ShownProblem:
+    """A problem of the browser; `story`: one dict a step, as in the ledger."""
+
+    problem_id: str
+    problem: str
+    answer: str
+    state: str
+    reason: str
+    label: str
+    rounds: int
+    pairs: str
+    texts: tuple[Text, ...]
+    story: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class CrvRun:
+    """A run's counts, and some of its problems.
+
+    `problems`: taken in; `walked`: those that have come to their end with calls; `states` counts these, and as dropped
+    those that hygiene left out. `words`: by label
+    and series, how many texts have how many words. `rounds`: (rounds, state) -> problems.
+    """
+
+    problems: int
+    walked: int
+    states: Mapping[str, int]
+    drops: Mapping[str, int]
+    pairs: Mapping[str, int]
+    flows: Mapping[FlowPath, int]
+    words: Mapping[tuple[str, str], Counter[int]]
+    rounds: Mapping[tuple[int, str], int]
+    unusable: Mapping[str, int]
+    cost: tuple[AgentCost, ...]
+    shown: tuple[ShownProblem, ...]
+
+
+_WORD = re.compile(r"\S+\s*|\s+")
+_EXACT = 600  # words; in longer texts the commonest words are matched only beside others, or it takes minutes
+_LEAST_SHARED = 0.4  # below it marks would cover everything and say nothing
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`before` with the words that left, `after` with those that came, marked (<del>, <ins>); escaped.
+
+    `shared`: share of words in both texts that stayed, 0 to 1; where it is small nothing is marked.
+    """
+
+    before: Markup
+    after: Markup
+    shared: float
+
+
+def difference(before: str, after: str) -> Difference:
+    """Compares two texts word by word; spaces and line breaks are kept, and do not count."""
+    old, new = _WORD.findall(before), _WORD.findall(after)
+    a, b = [word.strip() for word in old], [word.strip() for word in new]
+    matcher = difflib.SequenceMatcher(None, a, b, autojunk=max(len(a), len(b)) > _EXACT)
+    shared = matcher.ratio()
+    if shared < _LEAST_SHARED:
+        return Difference(escape(before), escape(after), shared)
+    left, right = [], []
+    for kind, i, j, k, m in matcher.get_opcodes():
+        left.append(_part("" if kind == "equal" else "del", old[i:j]))
+        right.append(_part("" if kind == "equal" else "ins", new[k:m]))
+    return Difference(Markup("").join(left), Markup("").join(right), shared)
+
+
+def _part(tag: str, words: list[str]) -> Markup:
+    text = "".join(words)
+    body = text.rstrip()
+    if not tag or not body:
+        return escape(text)
+    return Markup("<{0}>{1}</{0}>{2}").format(Markup(tag), body, text[len(body) :])
+
 
 MOST_CHARACTERS = 20_000  # of one text on the page
 KIND_WORDS = {
@@ -32,7 +158,7 @@ def crv_section(run: CrvRun) -> dict[str, Any]:
     return {
         "run": run,
         "unfinished": run.problems - sum(run.states.values()),
-        "flows": flows(FLOW_COLUMNS, run.flows, coloured_by=1),
+        "flows": svg.flows(FLOW_COLUMNS, run.flows, coloured_by=1),
         "lengths": [chart for title, label, names in _LENGTHS if (chart := _lengths(run, title, label, names))],
         "rounds": _rounds(run),
         "drops": svg.bars(_spoken(run.drops), 2),

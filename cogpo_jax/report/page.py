@@ -17,11 +17,8 @@ from markupsafe import Markup
 
 from cogpo_jax.records import Group, Response
 from cogpo_jax.report import svg
-from cogpo_jax.report.crv_run import CrvRun
-from cogpo_jax.report.crv_section import KIND_WORDS, crv_section, proof_words
-from cogpo_jax.report.heldout import Table, heldout_table, margins
-from cogpo_jax.report.run_files import MINI_TASKS, Data, Training
-from cogpo_jax.report.words import difference
+from cogpo_jax.report.crv_section import KIND_WORDS, CrvRun, crv_section, difference, proof_words
+from cogpo_jax.report.run_files import MINI_TASKS, Data, Table, Training, heldout_table, margins
 
 SHOWN_PROBLEMS = 5
 

@@ -6,8 +6,7 @@ import pytest
 
 from cogpo_jax import cli
 from cogpo_jax.errors import RunError
-from cogpo_jax.quickstart.run import report_stage, stages
-from cogpo_jax.quickstart.stages import Stage, code_digest, run_stage
+from cogpo_jax.quickstart import Stage, code_digest, report_stage, run_stage, stages
 
 # Stands for the package's commands: `python -m cogpo_jax do FOLDER`.
 SCRIPT = """

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from cogpo_jax.quickstart.summary import checks
+from cogpo_jax.quickstart import checks
 
 GOOD = {
     "problems": {"total": 100, "heldout": 40},

@@ -6,8 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogpo_jax.report.crv_run import Text
-from cogpo_jax.report.crv_section import MOST_CHARACTERS, _columns, _median, proof_words
+from cogpo_jax.report.crv_section import MOST_CHARACTERS, Text, _columns, _median, proof_words
 
 
 @given(st.lists(st.integers(1, 50), min_size=1))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from cogpo_jax.report.heldout import heldout_table, mean_interval, wilson
+from cogpo_jax.report.run_files import heldout_table, mean_interval, wilson
 
 
 def pair(problem="p", gap="small", tokens=(20, 10), margin=1.0, sft=(-20.0, -20.0)):

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from cogpo_jax.records import Group, Pair, Response, write_data
-from cogpo_jax.report.heldout import heldout_table
 from cogpo_jax.report.page import build_page, honest_sentence, shown_problems
-from cogpo_jax.report.run_files import Data, Training, read_data
+from cogpo_jax.report.run_files import Data, Training, heldout_table, read_data
 
 HOSTILE = '<script>alert("x")</script>'
 REPORT = Path(__file__).parents[2] / "launch" / "report.py"

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 
-from cogpo_jax.report.sankey import BODY, flows
+from cogpo_jax.report.svg import BODY, flows
 
 COLUMNS = {"in": ("a", "b"), "word": ("x", "y", ""), "out": ("kept", "<lost>")}
 PATHS = {("a", "x", "kept"): 60, ("a", "y", "kept"): 20, ("a", "y", "<lost>"): 10, ("b", "", "<lost>"): 10}

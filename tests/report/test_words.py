@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from cogpo_jax.report.words import difference
+from cogpo_jax.report.crv_section import difference
 
 TEXT = st.text(alphabet="ab<>&\"' \n\t", max_size=60)
 
