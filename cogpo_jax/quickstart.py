@@ -25,13 +25,9 @@ from cogpo_jax.errors import RunError
 from cogpo_jax.progress import say
 from cogpo_jax.report.run_files import MINI_TASKS, Training, heldout_table, read_training
 
-# cogpo_jax/configs and cogpo_jax/examples/math_cots are links in a checkout: a search from cogpo_jax would not enter.
-_CODE = (
-    config_files.PACKAGE,
-    config_files.CONFIGS,
-    config_files.PACKAGE / "examples" / "math_cots",
-    Path(crv.__path__[0]),
-)
+# cogpo_jax/configs and the folders of cogpo_jax/examples are links in a checkout: a search from cogpo_jax would not enter.
+_EXAMPLES = sorted((config_files.PACKAGE / "examples").iterdir())
+_CODE = (config_files.PACKAGE, config_files.CONFIGS, *_EXAMPLES, Path(crv.__path__[0]))
 _SUFFIXES = (".py", ".json", ".jsonl", ".txt", ".md", ".html")
 
 
