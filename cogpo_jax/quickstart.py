@@ -25,7 +25,7 @@ from cogpo_jax.errors import RunError
 from cogpo_jax.progress import say
 from cogpo_jax.report.run_files import MINI_TASKS, Training, heldout_table, read_training
 
-# cogpo_jax/configs and the folders of cogpo_jax/examples are links in a checkout: a search from cogpo_jax would not enter.
+# In a checkout configs and the folders of examples are links: a search from cogpo_jax would not enter them.
 _EXAMPLES = sorted((config_files.PACKAGE / "examples").iterdir())
 _CODE = (config_files.PACKAGE, config_files.CONFIGS, *_EXAMPLES, Path(crv.__path__[0]))
 _SUFFIXES = (".py", ".json", ".jsonl", ".txt", ".md", ".html")
