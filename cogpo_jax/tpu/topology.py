@@ -24,7 +24,8 @@ class Chip:
     shapes: tuple[str, ...]
 
 
-_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_ONE = "1x1"  # a single chip, as in a Colab notebook
+_FLAT = (_ONE, "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 CHIPS = {
     "v5e": Chip(int(15.75 * GIB), 197e12, _FLAT),
@@ -53,8 +54,10 @@ class Topology:
         prepare()
         from jax.experimental import topologies
 
-        several = {"num_slices": self.num_slices} if self.num_slices > 1 else {}
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name, **several).devices)
+        options: dict[str, Any] = {"num_slices": self.num_slices} if self.num_slices > 1 else {}
+        if self.chips_per_slice == 1:  # libtpu thinks of hosts with 2x2 chips unless it is told
+            options["chips_per_host_bounds"] = (1, 1, 1)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name, **options).devices)
 
 
 def find(name: str, num_slices: int = 1) -> Topology:

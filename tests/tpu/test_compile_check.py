@@ -37,7 +37,7 @@ def config():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--topology=v5p:3x3x3"], "no such topology; known are v5e:{2x2,"),
+        (["--topology=v5p:3x3x3"], "no such topology; known are v5e:{1x1,2x2,"),
         (["--topology=v5litepod-16"], "no such topology"),
         ([], "--topology: missing"),
         (["--topology=v5e:4x4", "--num_slices=0"], "--num_slices: 0"),

@@ -1,0 +1,9 @@
+# How large the product is, and how much of what matters the tests reach.
+
+.PHONY: house coverage
+house: $(ANY)  ## modules, median, largest, lines
+	@$(PY) mk/house.py
+
+coverage: $(DEV)  ## branch coverage of objective, data and verify by their own tests (at least 95%)
+	@$(PY) -m pytest -q -n 2 tests/objective tests/data tests/crv tests/training/test_equivalence.py --cov=cogpo_jax.objective \
+	  --cov=cogpo_jax.data --cov=crv.verify --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
