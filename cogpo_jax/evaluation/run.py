@@ -69,7 +69,7 @@ def evaluate(request: Evaluation) -> dict[str, Any]:
         what |= {"engine": "responses", "model": Path(request.responses).stem, "file": sha256_file(request.responses)}
     if bad := unreadable(task, problems):
         say(f"{len(bad)} gold answers cannot be read whole ({', '.join(bad[:5])}): only equal texts are correct there")
-    samples = task.samples if request.engine else max((sample for _, sample in imported), default=0) + 1
+    samples = task.samples if request.engine else max(1, len(imported) // len(problems))
     _say_what_can_be_seen(len(problems), samples)
     with evaluation_folder(request.output, what, problems) as folder:
         replies = Journal(folder / "generated.jsonl")

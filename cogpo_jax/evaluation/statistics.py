@@ -41,7 +41,7 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
     tail = 100 * _NORMAL.cdf(-math.sqrt(n / (n - 1)) * _t975(n - 1))
     random, means = np.random.default_rng(seed), []
     for rows in np.array_split(np.arange(_RESAMPLES), max(1, _RESAMPLES * n // 4_000_000)):
-        means.append(random.multinomial(n, np.full(n, 1 / n), len(rows)) @ values / n)
+        means.append(values[random.integers(0, n, (len(rows), n), dtype=np.int32)].mean(1))
     low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
     return float(low), float(high)
 
