@@ -5,6 +5,7 @@ negative, small, large and whole points. Different means: apart at every positiv
 without a detour through complex numbers (the natural domain), at whole ones too.
 """
 
+import contextlib
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +19,14 @@ import mpmath
 from mpmath import mp
 
 from crv.verify import grade
-from crv.verify.equal import DIFFERENT, SAME, UNKNOWN, UndecidedError, apart, exact, substitute
+from crv.verify.arithmetic import DIFFERENT, SAME, UNKNOWN, UndecidedError, apart, exact, infinite, substitute
 from crv.verify.latex import Node, number
 
 _LOW, _HIGH = 45, 90  # digits: what changes between the two is noise of the evaluation
 _DIGITS = 3000  # at most, where numbers of very unlike sizes are added
 _HUGE = 10**7  # of a logarithm or an angle; larger values are not followed
 _REAL = frozenset({"x", "y", "z", "theta", "alpha", "beta", "phi"})  # letters that never stand for whole numbers only
-_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+_WHOLE = (3, 7, 12, 5, 20, 9, 14)  # odd and even, and no two neighbours whose difference is 1
 _FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
     "ln": mp.log, "lg": mp.log10, "exp": mp.exp, "sin": mp.sin, "cos": mp.cos, "tan": mp.tan, "cot": mp.cot,
     "sec": mp.sec, "csc": mp.csc, "arcsin": mp.asin, "arccos": mp.acos, "arctan": mp.atan, "arccot": mp.acot,
@@ -104,7 +105,7 @@ class _Evaluation:
         if op == "constant":
             if value == "infty":
                 raise UndefinedError("infinity")
-            return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[str(value)]
+            return {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1)}[str(value)]
         if op == "base":
             return int(exact(node))
         args = [self(arg) for arg in node.args]
@@ -166,59 +167,59 @@ def _bounded(x: Any) -> Any:
     return x
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A number at the high precision, its noise, and what `_Evaluation` says of the way to it."""
-
-    number: Any
-    noise: Any
-    complex: bool
-    cancelled: bool
-    extra: int  # digits beyond the usual ones
-
-    @property
-    def real(self) -> bool:
-        return not isinstance(self.number, mpmath.mpc)
-
-
-def _at(node: Node, point: Mapping[str, Fraction], log_base: int | None, least: int = 0) -> Value | None:
-    """The value at a point, or None where it has none; with more digits where sizes are very unlike."""
-    try:
-        high, evaluation = _evaluate(node, point, log_base, _HIGH)
-        extra = min(int(2 * evaluation.scale) if evaluation.scale > 20 else 0, 200 if point else _DIGITS)
-        extra = max(extra, least)
-        if extra:
-            high, evaluation = _evaluate(node, point, log_base, _HIGH + extra)
-        low, _ = _evaluate(node, point, log_base, _LOW + extra)
-    except UndefinedError:
-        return None
-    with mp.workdps(_HIGH + extra):
-        noise = abs(low - high) + abs(high) * mp.mpf(10) ** (3 - _LOW - extra)
-    lost = not point and evaluation.scale > _DIGITS / 2
-    return Value(high, noise, evaluation.complex, evaluation.cancelled or lost, extra)
-
-
-def _evaluate(node: Node, point: Mapping[str, Any], log_base: int | None, digits: int) -> tuple[Any, _Evaluation]:
+def _evaluate(
+    node: Node, point: Mapping[str, Any], log_base: int | None = None, digits: int = _HIGH
+) -> tuple[Any, _Evaluation]:
     with mp.workdps(digits):
         values = {k: mp.mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else v for k, v in point.items()}
         evaluation = _Evaluation(values, log_base)
         return evaluation(node), evaluation
 
 
-def _differ(a: Value, b: Value) -> bool | None:
-    """Whether two values differ, None where the evaluation's noise hides it."""
-    with mp.workdps(_HIGH + max(a.extra, b.extra)):
-        noise, distance = a.noise + b.noise, abs(a.number - b.number)
-        if distance <= noise / mp.mpf(10) ** 25:
-            return False
-        return True if distance > 10 * noise and not (a.cancelled or b.cancelled) else None
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """Two trees at one point: their values, whether these differ (None: the noise hides it), and if all was real."""
+
+    values: tuple[Any, Any]
+    differ: bool | None
+    strict: bool
+
+
+def _at(a: Node, b: Node, point: Mapping[str, Any], log_base: int | None = None, careful: bool = True) -> _Point:
+    """Both trees at a point. Few digits show most differences; `careful` looks for one at 90 digits, or at more where
+    numbers of very unlike sizes are added."""
+    low, ways = zip(*(_evaluate(node, point, log_base, _LOW) for node in (a, b)), strict=True)
+    strict, cancelled = not any(way.complex for way in ways), any(way.cancelled for way in ways)
+    with mp.workdps(_LOW):
+        distance, size = abs(low[0] - low[1]), max(map(abs, low))
+    if not cancelled and distance > max(size, 1) / mp.mpf(10) ** 20:  # sin(pi) may be 1e-46
+        return _Point(low, True, strict)
+    if not careful and not cancelled:
+        return _Point(low, False if distance < size / mp.mpf(10) ** 35 else None, strict)
+    scale = max(way.scale for way in ways)
+    extra = min(int(2 * scale) if scale > 20 else 0, 200 if point else _DIGITS)
+    lower, high = ([_evaluate(n, point, log_base, digits + extra)[0] for n in (a, b)] for digits in (_LOW, _HIGH))
+    with mp.workdps(_HIGH + extra):
+        noise = sum(abs(x - y) + abs(y) * mp.mpf(10) ** (3 - _LOW - extra) for x, y in zip(lower, high, strict=True))
+        distance = abs(high[0] - high[1])
+        if distance <= noise / mp.mpf(10) ** 25 and not (2 * scale > _DIGITS and not point):
+            return _Point((high[0], high[1]), False, strict)
+        return _Point((high[0], high[1]), True if distance > 10 * noise and not cancelled else None, strict)
+
+
+def _undefined(node: Node, point: Mapping[str, Any]) -> bool:
+    try:
+        _evaluate(node, point, None, _LOW)
+    except UndefinedError:
+        return True
+    return False
 
 
 def _points(names: list[str]) -> Iterator[tuple[str, dict[str, Fraction]]]:
     """(positive | any, values of the letters): whole and fractional, of several sizes, the same on every call."""
     draw = random.Random(len(names))
     for shift in range(3):
-        yield "positive", {n: Fraction(_PRIMES[(k + shift) % 8] + 13 * (k // 8)) for k, n in enumerate(names)}
+        yield "positive", {n: Fraction(_WHOLE[(k + shift) % 7] + 23 * (k // 7)) for k, n in enumerate(names)}
     for scale in ("1", "1", "1", "0.3", "0.6", "3", "3", "12", "40"):
         yield "positive", {n: Fraction(scale) * Fraction(draw.randint(50, 999), 1000) for n in names}
     for size in (1, 5, 40, 3000, 10**5, 10**7):
@@ -237,14 +238,14 @@ class Numeric:
             return SAME if x == y else apart(x, y, a.has("decimal") or b.has("decimal"))
         except UndecidedError:
             pass
-        if a.has("pi") != b.has("pi") and not a.symbols() | b.symbols():
-            angle, number_ = (a, b) if a.has("pi") else (b, a)
-            if self._compare(angle, Node("degree", (number_,)), None) == SAME:
-                return UNKNOWN  # pi / 3 and 60: radians and degrees
         verdicts = [self._compare(substitute(a, names), substitute(b, names), base) for names, base in _readings(a, b)]
         usual = verdicts[: 2 if _plain_log(a) or _plain_log(b) else 1]
         if all(v == SAME for v in usual):
             return SAME
+        if a.has("pi") != b.has("pi") and not a.symbols() | b.symbols():
+            angle, bare = (a, b) if a.has("pi") else (b, a)
+            if self._compare(angle, Node("degree", (bare,)), None) == SAME:
+                return UNKNOWN  # pi / 3 and 60: radians and degrees
         return DIFFERENT if all(v == DIFFERENT for v in verdicts) else UNKNOWN
 
     def _compare(self, a: Node, b: Node, log_base: int | None) -> str:
@@ -256,27 +257,23 @@ class Numeric:
         equal = unequal = 0
         agree = True
         for kind, point in _points(names) if names else [("positive", {})]:
-            x, y = _at(a, point, log_base), _at(b, point, log_base)
-            if x and y and x.extra != y.extra:
-                least = max(x.extra, y.extra)
-                x, y = (_at(node, point, log_base, least) for node in (a, b))
-            if x is None and y is None:
+            if kind == "any" and not agree:
+                break
+            try:
+                at = _at(a, b, point, log_base, careful=equal < 3)
+            except UndefinedError:
+                agree = agree and (kind == "any" or _undefined(a, point) == _undefined(b, point))
                 continue
-            if x is None or y is None:
-                agree = agree and kind == "any" and max(map(abs, point.values()), default=0) > 100
+            if names and not complex_numbers and all(isinstance(v, mpmath.mpc) for v in at.values):
                 continue
-            if names and not (x.real or y.real or complex_numbers):
-                continue
-            differ = _differ(x, y)
-            equal += differ is False
+            equal += at.differ is False
             # digits that cancel say nothing, and happen where the letters are large
-            agree = agree and (differ is False or (differ is None and kind == "any"))
-            strict = not (x.complex or y.complex) or complex_numbers or not names
-            if kind == "positive" and strict:
+            agree = agree and (at.differ is False or (at.differ is None and kind == "any"))
+            if kind == "positive" and (at.strict or complex_numbers or not names):
                 whole = all(v.denominator == 1 for v in point.values()) and set(names) <= _REAL
-                if (differ is False and not whole) or (rounded and apart(x.number, y.number, True) == UNKNOWN):
+                if (at.differ is False and not whole) or (rounded and apart(*at.values, True) == UNKNOWN):
                     provable = False
-                unequal += bool(differ)
+                unequal += bool(at.differ)
             if not agree and not provable:
                 return UNKNOWN
         if agree and equal >= (4 if names else 1):
@@ -285,14 +282,17 @@ class Numeric:
 
     def real(self, node: Node) -> Any:
         """A number with 90 digits, or plus or minus infinity."""
-        if node.op == "neg":
-            return -self.real(node.args[0])
-        if node.op == "constant" and node.value == "infty":
-            return mp.inf
-        value = None if node.symbols() or _plain_log(node) else _at(node, {}, None)
-        if value is None or not value.real or value.extra:
+        if infinite(node):
+            return infinite(node) * mp.inf
+        if node.symbols() or _plain_log(node):
+            raise UndecidedError("no number")
+        try:
+            value, way = _evaluate(node, {})
+        except UndefinedError:
+            raise UndecidedError("no number") from None
+        if isinstance(value, mpmath.mpc) or way.scale > 20:
             raise UndecidedError("no real number of a usual size")
-        return value.number
+        return value
 
     def roots(self, node: Node, name: str) -> tuple[list[Any], Callable[[Any], int]]:
         """The real zeros of a polynomial of at most the fourth degree in `name`, and its sign elsewhere."""
@@ -303,15 +303,14 @@ class Numeric:
         points where a is."""
         if a.symbols() != b.symbols() or not a.symbols() or _plain_log(a) or _plain_log(b):
             return UNKNOWN
-        quotients = [
-            value
-            for _, point in _points(sorted(a.symbols()))
-            if (value := _at(Node("div", (a, b)), point, None)) is not None
-        ]
-        if len(quotients) >= 6 and all(_differ(quotients[0], q) is False for q in quotients[1:]):
-            if not quotients[0].number or (ordered and not quotients[0].real):
+        ratios = []
+        for _, point in _points(sorted(a.symbols())):
+            with contextlib.suppress(UndefinedError):
+                ratios.append(_evaluate(Node("div", (a, b)), point)[0])
+        if len(ratios) >= 6 and all(abs(r - ratios[0]) <= abs(ratios[0]) / mp.mpf(10) ** 40 for r in ratios):
+            if not ratios[0] or (ordered and isinstance(ratios[0], mpmath.mpc)):
                 return UNKNOWN
-            return SAME if not ordered or quotients[0].number > 0 else DIFFERENT
+            return SAME if not ordered or ratios[0] > 0 else DIFFERENT
         if ordered or a.has("decimal") or b.has("decimal") or _free_constant(a, b):
             return UNKNOWN
         return DIFFERENT if _misses(a, b) or _misses(b, a) else UNKNOWN
@@ -380,7 +379,7 @@ def _misses(a: Node, b: Node) -> bool:
 
 def _readings(a: Node, b: Node) -> list[tuple[dict[str, str], int | None]]:
     """What `i`, `e` and `log` may stand for; the usual readings first."""
-    letters = [n for n in ("i", "e") if a.has(n) or b.has(n)]
+    letters = [n for n in ("i", "e") if _as_letter(a, n) or _as_letter(b, n)]
     bases = [None, 10] if _plain_log(a) or _plain_log(b) else [None]
     renamings = [
         {n: f"letter {n}" for n, kept in zip(letters, keep, strict=True) if not kept}
@@ -395,6 +394,13 @@ def _rational(node: Node) -> bool:
     except UndecidedError:
         return False
     return True
+
+
+def _as_letter(node: Node, name: str) -> bool:
+    """Whether a constant stands where a letter might; `e` with an exponent is no letter."""
+    if node.op == "pow" and name == "e" and node.args[0].value == "e":
+        return _as_letter(node.args[1], name)
+    return (node.op == "constant" and node.value == name) or any(_as_letter(arg, name) for arg in node.args)
 
 
 def _plain_log(node: Node) -> bool:

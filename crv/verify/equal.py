@@ -1,41 +1,29 @@
-"""Are two parsed answers the same? Kinds first, then element by element, with exact fractions where these suffice.
+"""Are two parsed answers the same? Kinds first, then element by element, by one arithmetic (fractions, or evaluation).
 
-What arithmetic on fractions cannot decide raises UndecidedError; `algebra.Numeric` then takes the place of `Exact`, in
-a process that can be killed. "Different" is a proof: of one kind, read in one way only, apart at every point that
-counts.
+"Different" is a proof: of one kind, read in one way only, apart at every point that counts.
 """
 
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
+from crv.verify.arithmetic import (
+    DIFFERENT,
+    SAME,
+    UNKNOWN,
+    Arithmetic,
+    Exact,
+    UndecidedError,
+    exact,
+    infinite,
+    probes,
+    region,
+    signs_of,
+    substitute,
+)
 from crv.verify.latex import Node, is_set, number
 
-SAME, DIFFERENT, UNKNOWN = "same", "different", "unknown"
-_MAX_BITS = 20_000  # of an exact number; 10^10^10 is left to the worker
 _INTEGERS = frozenset("ijklmnpqrNMK")  # n > 2 and n >= 3 are the same for whole n
-Verdict = tuple[str, str]
-
-
-class UndecidedError(ValueError):
-    """Fractions do not decide this."""
-
-
-class Arithmetic(Protocol):
-    """How two expressions are compared, and what number an expression is."""
-
-    def compare(self, a: Node, b: Node) -> str: ...
-
-    def real(self, node: Node) -> Any: ...
-
-    def roots(self, node: Node, name: str) -> tuple[list[Any], Callable[[Any], int]]: ...
-
-    def equations(self, a: Node, b: Node, ordered: bool) -> str: ...
-
-
 EMPTY = Node("list")
 
 
@@ -53,91 +41,7 @@ class Statement:
     brackets: str = ""
 
 
-def exact(node: Node, env: Mapping[str, Fraction] | None = None) -> Fraction:
-    """The value of a node as a fraction, symbols from `env`. Raises UndecidedError where it is none, or is huge."""
-    op, value = node.op, node.value
-    if op in {"number", "decimal"}:
-        assert isinstance(value, Fraction)
-        return value
-    if op == "symbol" and env and value in env:
-        return env[str(value)]
-    if op == "base":
-        assert isinstance(value, tuple)
-        digits, base = value
-        if any(int(d) >= int(base) for d in digits):
-            raise UndecidedError(node.op)
-        return Fraction(int(digits, int(base)))
-    if op not in {"add", "mul", "div", "neg", "pow", "factorial", "abs", "floor", "ceil", "binom", "percent", "root"}:
-        raise UndecidedError(op)
-    args = [exact(arg, env) for arg in node.args]
-    x = args[0]
-    if op == "add":
-        return sum(args, Fraction(0))
-    if op == "neg":
-        return -x
-    if op == "mul":
-        return x * args[1]
-    if op == "abs":
-        return abs(x)
-    if op == "percent":
-        return x / 100
-    if op in {"floor", "ceil"}:
-        return Fraction(math.floor(x) if op == "floor" else math.ceil(x))
-    whole = all(arg.denominator == 1 for arg in args)
-    if op == "div" and args[1]:
-        return x / args[1]
-    if op == "pow" and args[1].denominator == 1 and (x or args[1] > 0):
-        bits = max(x.numerator.bit_length(), x.denominator.bit_length())
-        if bits * abs(args[1]) <= _MAX_BITS:
-            return Fraction(x ** int(args[1]))
-    if op == "factorial" and whole and 0 <= x <= 500:
-        return Fraction(math.factorial(int(x)))
-    if op == "binom" and whole and 0 <= args[1] <= x <= 1000:
-        return Fraction(math.comb(int(x), int(args[1])))
-    if op == "root" and args[1] == 2 and x >= 0:
-        over, under = math.isqrt(x.numerator), math.isqrt(x.denominator)
-        if over * over == x.numerator and under * under == x.denominator:
-            return Fraction(over, under)
-    raise UndecidedError(op)
-
-
-def infinite(node: Node) -> float:
-    """1.0 or -1.0 for plus or minus infinity, else 0.0."""
-    if node.op == "neg":
-        return -infinite(node.args[0])
-    return float(node.op == "constant" and node.value == "infty")
-
-
-def apart(x: Any, y: Any, rounded: bool) -> str:
-    """The verdict on two unequal numbers: DIFFERENT, or UNKNOWN where one may be rounded from the other (within 1%)."""
-    return UNKNOWN if rounded and abs(x - y) <= max(abs(x), abs(y)) / 100 else DIFFERENT
-
-
-class Exact:
-    """Arithmetic on fractions alone; raises UndecidedError for everything else."""
-
-    def compare(self, a: Node, b: Node) -> str:
-        x, y = exact(a), exact(b)
-        return SAME if x == y else apart(x, y, a.has("decimal") or b.has("decimal"))
-
-    def real(self, node: Node) -> Any:
-        sign = infinite(node)
-        return sign * math.inf if sign else exact(node)
-
-    def roots(self, node: Node, name: str) -> tuple[list[Any], Callable[[Any], int]]:
-        """Where a linear node is zero, and its sign as a function of `name`."""
-        y = [exact(node, {name: Fraction(x)}) for x in (0, 1, 2, 5)]
-        slope = y[1] - y[0]
-        if not slope or y[2] - y[0] != 2 * slope or y[3] - y[0] != 5 * slope:
-            raise UndecidedError("not linear")
-        root = -y[0] / slope
-        return [root], lambda x: (x > root) - (x < root) if slope > 0 else (x < root) - (x > root)
-
-    def equations(self, a: Node, b: Node, ordered: bool) -> str:
-        raise UndecidedError("equations")
-
-
-def compare(a: Node, b: Node, arithmetic: Arithmetic) -> Verdict:
+def compare(a: Node, b: Node, arithmetic: Arithmetic) -> tuple[str, str]:
     """(verdict, rule) on two trees: `a` is the gold answer's."""
     try:
         x, y = state(a, arithmetic), state(b, arithmetic)
@@ -146,11 +50,11 @@ def compare(a: Node, b: Node, arithmetic: Arithmetic) -> Verdict:
     if x.kind == y.kind == "value" and x.names == y.names:
         return _values(x.items[0], y.items[0], arithmetic), "value"
     pair = {x.kind, y.kind}
-    if "=" in {*_sign(a), *_sign(b)} and a.op == b.op == "chain" and x.names != y.names and len(pair) <= 2:
+    if "=" in {*signs_of(a), *signs_of(b)} and a.op == b.op == "chain" and x.names != y.names and len(pair) <= 2:
         renamed = _renamed(a, b)
         if renamed and pair == {"value"}:
             return _values(*renamed, arithmetic), "function"
-        if pair <= {"value", "equation"} and _sign(a) == _sign(b) == ("=",):
+        if pair <= {"value", "equation"} and signs_of(a) == signs_of(b) == ("=",):
             return arithmetic.equations(_difference(a), _difference(b), False), "equation"
     if pair == {"value"}:
         verdict = _values(x.items[0], y.items[0], arithmetic)
@@ -168,7 +72,9 @@ def compare(a: Node, b: Node, arithmetic: Arithmetic) -> Verdict:
         try:
             return _regions(x, y, arithmetic), "set of numbers"
         except UndecidedError:
-            if isinstance(arithmetic, Exact) or any(len(_sign(node)) != 1 or "in" in _sign(node) for node in (a, b)):
+            if isinstance(arithmetic, Exact) or any(
+                signs_of(node)[1:] or signs_of(node) in ((), ("in",)) for node in (a, b)
+            ):
                 raise
         orders = [_order(node) for node in (a, b)]
         if orders[0].brackets != orders[1].brackets or "!" in orders[0].brackets:
@@ -185,17 +91,19 @@ def compare(a: Node, b: Node, arithmetic: Arithmetic) -> Verdict:
             verdict = _in_order(vector, list(other.items), arithmetic)
             return (verdict if verdict == SAME else UNKNOWN), "vector"
         return UNKNOWN, "kinds matrix and seq"
+    if pair == {"list", "equation"}:
+        roots = _factored(a if x.kind == "list" else b)
+        if roots is None:
+            return UNKNOWN, "list and equation"
+        equation = x if x.kind == "equation" else y
+        verdict = arithmetic.equations(roots, equation.items[0], False)
+        return (verdict if verdict == SAME else UNKNOWN), "list and equation"
     if pair == {"seq", "list"}:
         return _named_tuple(x, y, arithmetic), "tuple and list"
     if pair <= {"list", "set", "value"}:
         return _lists(x, y, arithmetic), "elements"
     if pair <= {"ratio", "value"}:
-        items = [_quotient(s) for s in (x, y)]
-        verdict = _values(items[0], items[1], arithmetic) if all(items) else UNKNOWN  # type: ignore[arg-type]
-        if x.kind == y.kind and len(x.items) == len(y.items) > 2:
-            first, second = ([Node("div", (item, s.items[0])) for item in s.items] for s in (x, y))
-            verdict = _in_order(first, second, arithmetic)
-        return (verdict if x.kind == y.kind or verdict == SAME else UNKNOWN), "ratio"
+        return _ratios(x, y, arithmetic), "ratio"
     return UNKNOWN, f"kinds {x.kind} and {y.kind}"
 
 
@@ -222,8 +130,8 @@ def state(node: Node, arithmetic: Arithmetic) -> Statement:
         return state(node.args[0], arithmetic)
     if node.op == "seq":
         return Statement("seq", node.args, (), node, str(node.value))
-    if node.op == "matrix":
-        return Statement("matrix", node.args, (), node)
+    if (cells := _matrix(node)).op == "matrix":
+        return Statement("matrix", cells.args, (), node)
     if is_set(node):
         return Statement("region", (node,), ("",), node)
     parts = _both(Statement("value", (node,), ("",), node))
@@ -233,7 +141,11 @@ def state(node: Node, arithmetic: Arithmetic) -> Statement:
 
 
 def _chain(node: Node, arithmetic: Arithmetic) -> Statement:
-    signs, sides = _sign(node), node.args
+    signs, sides = signs_of(node), node.args
+    if "~" in signs[1:] or (signs[0] == "~" and not _names(sides[0])):  # = 1/3 ~ 0.33: the exact value counts
+        cut = signs.index("~") + 1
+        return state(Node("chain", sides[:cut], signs[: cut - 1]) if cut > 1 else sides[0], arithmetic)
+    signs = tuple(sign.replace("~", "=") for sign in signs)
     if set(signs) == {":"}:
         return Statement("ratio", sides, (), node)
     if signs == ("in",):
@@ -250,6 +162,8 @@ def _chain(node: Node, arithmetic: Arithmetic) -> Statement:
     if not _names(sides[0]) and len(sides) == 2 and _names(sides[1]):
         sides = sides[::-1]
     named = _names(sides[0])
+    while named and len(sides) > 2 and sides[1].op == "symbol":  # x = y = z = 2
+        sides = sides[1:]
     if named or not any(side.symbols() for side in sides):
         stated = sides[1:] if named else sides
         for left, right in pairwise(stated):
@@ -263,9 +177,20 @@ def _chain(node: Node, arithmetic: Arithmetic) -> Statement:
     return Statement("equation", (_difference(node),), (), node)
 
 
+def _factored(node: Node) -> Node | None:
+    """x = 2 or x = -2 as (x - 2)(x + 2), which is to be zero."""
+    if node.value != "or" or any(signs_of(item) != ("=",) for item in node.args):
+        return None
+    factors = [_difference(item) for item in node.args]
+    product = factors[0]
+    for factor in factors[1:]:
+        product = Node("mul", (product, factor))
+    return product
+
+
 def _order(node: Node) -> Statement:
     """An inequality as "this is positive"; the brackets say whether it may be zero."""
-    sign = _sign(node)[0]
+    sign = signs_of(node)[0]
     return Statement("order", (_difference(node, flip=">" not in sign),), (), node, sign.strip("<>"))
 
 
@@ -293,10 +218,6 @@ def _only_symbols(node: Node) -> bool:
     return node.op == "symbol" or (node.op in {"mul", "div", "abs"} and all(_only_symbols(arg) for arg in node.args))
 
 
-def _sign(node: Node) -> tuple[str, ...]:
-    return node.value if node.op == "chain" and isinstance(node.value, tuple) else ()
-
-
 def _difference(node: Node, flip: bool = False) -> Node:
     left, right = node.args[::-1] if flip else node.args
     return Node("add", (left, Node("neg", (right,))))
@@ -314,13 +235,6 @@ def _renamed(a: Node, b: Node) -> tuple[Node, Node] | None:
         names = {str(arg.value): f"bound {k}" for k, arg in enumerate(side.args)}
         out.append(substitute(node.args[1], names))
     return out[0], out[1]
-
-
-def substitute(node: Node, names: Mapping[str, str]) -> Node:
-    """The tree with some symbols (and the constants i and e, by name) renamed."""
-    if node.op in {"symbol", "constant"} and node.value in names:
-        return Node("symbol", (), names[str(node.value)])
-    return Node(node.op, tuple(substitute(arg, names) for arg in node.args), node.value)
 
 
 def _both(statement: Statement) -> list[Statement]:
@@ -406,7 +320,9 @@ def _named_tuple(x: Statement, y: Statement, arithmetic: Arithmetic) -> str:
     """(2, 3) and `a = 2, b = 3`: the same where the letters are in order; never different."""
     tuple_, other = (x, y) if x.kind == "seq" else (y, x)
     names = list(other.names)
-    if "" in names or names != sorted(set(names)) or len(names) != len(tuple_.items) or tuple_.brackets != "()":
+    in_order = names == sorted(set(names)) and "" not in names
+    named = in_order or (signs_of(tuple_.whole) == ("=",) and not any(names))  # (x, y) = (2, 3) and 2, 3
+    if not named or len(names) != len(tuple_.items) or tuple_.brackets != "()":
         return UNKNOWN
     verdict = _in_order(list(tuple_.items), list(other.items), arithmetic)
     return verdict if verdict == SAME else UNKNOWN
@@ -426,15 +342,34 @@ def _matrices(x: Statement, y: Statement, arithmetic: Arithmetic) -> str:
     return _in_order(cells[0], cells[1], arithmetic)
 
 
-def _quotient(statement: Statement) -> Node | None:
-    if statement.kind == "value":
-        return statement.items[0]
-    return Node("div", statement.items) if len(statement.items) == 2 else None
+def _ratios(x: Statement, y: Statement, arithmetic: Arithmetic) -> str:
+    """2 : 4 is 1 : 2, and 0.5; that it is not 2 proves nothing."""
+    if len(x.items) == len(y.items) > 2:
+        first, second = ([Node("div", (item, s.items[0])) for item in s.items] for s in (x, y))
+        return _in_order(first, second, arithmetic)
+    if max(len(x.items), len(y.items)) > 2:
+        return UNKNOWN
+    a, b = (s.items[0] if s.kind == "value" else Node("div", s.items) for s in (x, y))
+    verdict = _values(a, b, arithmetic)
+    if verdict == DIFFERENT and x.kind != y.kind and _values(a, Node("div", (number(1), b)), arithmetic) != DIFFERENT:
+        return UNKNOWN
+    return verdict
 
 
-# Regions: sets of real numbers, made of intervals, points and inequalities in one letter.
-
-Member = Callable[[Any], bool]
+def _matrix(node: Node) -> Node:
+    """Sums and products of matrices, worked out cell by cell; other nodes as they are."""
+    args = [_matrix(arg) for arg in node.args] if node.op in {"add", "mul"} else []
+    if not args or any(arg.op != "matrix" for arg in args):
+        return node
+    left, right = ([row.args for row in arg.args] for arg in args[:2])
+    if node.op == "add" and len(args) == 2 and [len(r) for r in left] == [len(r) for r in right]:
+        rows = [[Node("add", pair) for pair in zip(p, q, strict=True)] for p, q in zip(left, right, strict=True)]
+    elif node.op == "mul" and len(left[0]) == len(right):
+        columns = list(zip(*right, strict=True))
+        rows = [[Node("add", tuple(Node("mul", p) for p in zip(r, c, strict=True))) for c in columns] for r in left]
+    else:
+        return node
+    return Node("matrix", tuple(Node("row", tuple(row)) for row in rows))
 
 
 def _interval(x: Statement, y: Statement) -> bool:
@@ -447,7 +382,7 @@ def _interval(x: Statement, y: Statement) -> bool:
 
 def _bounds(node: Node) -> bool:
     """Whether a statement is inequalities in one letter."""
-    signs = _sign(node)
+    signs = signs_of(node)
     return bool(signs) and "=" not in signs and ":" not in signs and "in" not in signs and len(node.symbols()) == 1
 
 
@@ -458,91 +393,14 @@ def _variable(node: Node) -> str:
 
 def _regions(x: Statement, y: Statement, arithmetic: Arithmetic) -> str:
     """Membership, compared at every end point of both and in every gap between two of them."""
-    wholes = [s.whole.args[1] if _sign(s.whole) == ("in",) else s.whole for s in (x, y)]
+    wholes = [s.whole.args[1] if signs_of(s.whole) == ("in",) else s.whole for s in (x, y)]
     if any(s.kind not in {"region", "seq", "set", "list"} for s in (x, y)):
         return UNKNOWN
     names = {name for s in (x, y) for name in s.names if name}
     ends: list[Any] = []
     inside = [region(node, arithmetic, ends) for node in wholes]
-    points = sorted(e for e in ends if abs(e) != math.inf)
-    points = [p for k, p in enumerate(points) if not k or p - points[k - 1] > abs(p) / 10**40]
-    gaps = [(points[0] - 1, points[-1] + 1)] if points else [(-1, 1)]
-    probes = [gaps[0][0], gaps[0][1], *points, *((p + q) / 2 for p, q in pairwise(points))]
-    differing = [p for p in probes if inside[0](p) != inside[1](p)]
+    differing = any(inside[0](x) != inside[1](x) for x in probes(ends))
     if not differing:
         return SAME if len(names) < 2 else UNKNOWN
     rounded = any(node.has("decimal") for node in wholes)
     return UNKNOWN if len(names) > 1 or rounded or names & _INTEGERS else DIFFERENT
-
-
-def region(node: Node, arithmetic: Arithmetic, ends: list[Any]) -> Member:
-    """Whether a number is in the set that `node` stands for; its end points are added to `ends`."""
-    if node.op == "reals":
-        return lambda x: True
-    if node.op == "seq" and len(node.args) == 1:
-        return region(node.args[0], arithmetic, ends)
-    if node.op == "seq" and len(node.args) == 2:
-        low, high = (arithmetic.real(arg) for arg in node.args)
-        ends += [low, high]
-        if low > high:
-            raise UndecidedError("an interval backwards")
-        brackets = str(node.value)
-        return lambda x: (
-            (low < x or (brackets[0] == "[" and _near(x, low)))
-            and (x < high or (brackets[1] == "]" and _near(x, high)))
-            and (brackets[0] == "[" or not _near(x, low))
-            and (brackets[1] == "]" or not _near(x, high))
-        )
-    if node.op == "set":
-        points = [arithmetic.real(arg) for arg in node.args]
-        ends += points
-        return lambda x: any(_near(x, p) for p in points)
-    if node.op in {"cup", "cap", "setminus"}:
-        left, right = (region(arg, arithmetic, ends) for arg in node.args)
-        if node.op == "cup":
-            return lambda x: left(x) or right(x)
-        return (lambda x: left(x) and right(x)) if node.op == "cap" else (lambda x: left(x) and not right(x))
-    if node.op == "builder":
-        return region(node.args[1], arithmetic, ends)
-    if node.op == "list":
-        parts = [region(arg, arithmetic, ends) for arg in node.args]
-        if node.value == "or":
-            return lambda x: any(part(x) for part in parts)
-        # "x < 1 and x > 3" means a union: nobody states an empty set in this way
-        if not any(all(part(x) for part in parts) for x in _probes(ends)):
-            raise UndecidedError("an empty set")
-        return lambda x: all(part(x) for part in parts)
-    if node.op == "chain":
-        return _inequalities(node, arithmetic, ends)
-    raise UndecidedError(node.op)
-
-
-def _inequalities(node: Node, arithmetic: Arithmetic, ends: list[Any]) -> Member:
-    signs, name = _sign(node), _variable(node)
-    if signs == ("in",):
-        return region(node.args[1], arithmetic, ends)
-    tests: list[Member] = []
-    for (left, right), sign in zip(pairwise(node.args), signs, strict=True):
-        if sign == "in":
-            raise UndecidedError("in")
-        sides = [s for s in (left, right) if infinite(s)]
-        if sides:
-            continue
-        roots, sign_of = arithmetic.roots(Node("add", (left, Node("neg", (right,)))), name)
-        ends += roots
-        allowed = {"<": {-1}, ">": {1}, "<=": {-1, 0}, ">=": {1, 0}, "!=": {-1, 1}, "=": {0}}[sign]
-        tests.append(
-            lambda x, r=roots, s=sign_of, a=allowed: (0 if any(_near(x, p) for p in r) else s(x)) in a  # type: ignore[misc]
-        )
-    return lambda x: all(test(x) for test in tests)
-
-
-def _near(x: Any, y: Any) -> bool:
-    return bool(x == y or (abs(y) != math.inf and abs(x - y) <= abs(y) / 10**40))
-
-
-def _probes(ends: list[Any]) -> list[Any]:
-    points = sorted(e for e in ends if abs(e) != math.inf)
-    if not points:
-        return [Fraction(0)]
-    return [points[0] - 1, points[-1] + 1, *points, *((p + q) / 2 for p, q in pairwise(points))]

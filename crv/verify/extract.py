@@ -32,6 +32,7 @@ _PHRASE = re.compile(
     r"|^[ \t]*####[ \t]*",
     re.I | re.M,
 )
+_HINT = re.compile(r"answer|ans\b|correct (?:option|choice)|####")  # a line without one, in lower case, has no phrase
 _RETRACTION = re.compile(
     r"\b(?:incorrect|wrong|mistake|error|however|but|wait|actually|instead|not|re-?check|re-?consider"
     r"|should(?: have)? be(?:en)?|correct(?:ed|ion)|contradict\w*|impossible|doesn'?t|isn'?t)\b",
@@ -70,18 +71,22 @@ def final_spans(text: str) -> list[Span]:
     """
     if len(text) > MAX_TEXT:
         return []
-    if any(len(list(islice(p.finditer(text), MAX_SPANS + 1))) > MAX_SPANS for p in (_BOXED, _PHRASE, _TAG)):
-        return []
-    return _statements(text)
+    spans = _statements(text, MAX_SPANS)
+    return spans or []
 
 
-def _statements(text: str) -> list[Span]:
-    """The final answers in the order of the text."""
-    boxes = list(_boxed(text))
+def _statements(text: str, limit: int | None = None) -> list[Span] | None:
+    """The final answers in the order of the text; None for more than `limit` boxes, tags or phrases."""
+    most = None if limit is None else limit + 1
+    phrases = list(islice(_phrases(text), most))
+    openings = list(islice(_BOXED.finditer(text), most)) if "\\" in text else []
+    marked = list(islice(_TAG.finditer(text), most)) if "answer>" in text.lower() else []
+    if limit is not None and max(len(phrases), len(openings), len(marked)) > limit:
+        return None
+    boxes = list(_boxed(text, openings))
     starts = [box.start for box in boxes]
-    others = [Span(m.start(2), m.end(2), _statement_start(text, m.start()), m.group(2)) for m in _TAG.finditer(text)]
+    others = [Span(m.start(2), m.end(2), _statement_start(text, m.start()), m.group(2)) for m in marked]
     begins: dict[int, int] = {}  # where the words before each answer start
-    phrases = list(_PHRASE.finditer(text))
     for match, following in zip_longest(phrases, phrases[1:]):
         start, end = match.end(), _sentence_end(text, match.end())
         if following and start <= following.start() and _INNER.fullmatch(text, start, following.start()):
@@ -93,6 +98,8 @@ def _statements(text: str) -> list[Span]:
             others.append(Span(start, end, _statement_start(text, match.start()), text[start:end]))
             begins[start] = match.start()
     spans = sorted([*others, *_joined(text, boxes)], key=lambda span: span.start)
+    if len(spans) < 2:
+        return spans
     kept = []
     for span, inner in zip_longest(spans, spans[1:]):
         if (
@@ -103,6 +110,24 @@ def _statements(text: str) -> list[Span]:
                 continue
         kept.append(span)
     return kept
+
+
+def _phrases(text: str) -> Iterator[re.Match[str]]:
+    """What _PHRASE finds; most lines are passed over at a tenth of its cost."""
+    lowered = text.lower()
+    if len(lowered) != len(text):
+        yield from _PHRASE.finditer(text)
+        return
+    end = -1
+    for hint in _HINT.finditer(lowered):
+        if hint.start() <= end:
+            continue
+        line, end = text.rfind("\n", 0, hint.start()) + 1, text.find("\n", hint.start())
+        end = end if end >= 0 else len(text)
+        for match in _PHRASE.finditer(text, line, min(len(text), end + MAX_SPAN)):
+            if match.start() > end:
+                break
+            yield match
 
 
 def _joined(text: str, boxes: list[Span]) -> list[Span]:
@@ -188,11 +213,10 @@ def speaks_of_answer(text: str) -> str:
     return match.group(0) if match else ""
 
 
-def _boxed(text: str) -> Iterator[Span]:
+def _boxed(text: str, boxes: list[re.Match[str]]) -> Iterator[Span]:
     """The content of each balanced box of at most MAX_SPAN characters, and of boxes without braces; of boxes in boxes
     the innermost. An unclosed one gives none."""
     held: Span | None = None
-    boxes = list(_BOXED.finditer(text))
     closing = _closing(text, {match.end() for match in boxes})
     for match in boxes:
         start, end = match.end(), closing.get(match.end(), -1)

@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from crv.verify import equal
-from crv.verify.equal import DIFFERENT, SAME, UNKNOWN, Arithmetic, UndecidedError
+from crv.verify.arithmetic import DIFFERENT, SAME, UNKNOWN, Arithmetic, Exact, UndecidedError, apart
 from crv.verify.latex import Node, UnreadableError, parse
 from crv.verify.spelling import join_thousands, spell
 
@@ -31,6 +31,7 @@ class Reading:
     unit: str = ""
     ambiguous: bool = False
     commas: bool = False  # 5,120 is one number or two
+    value: Fraction | None = None  # of a plain number
 
 
 _UNITS = {
@@ -69,7 +70,7 @@ _PLAIN = re.compile(r"[+-]?(?:\d+|\d*\.\d+)")
 def compare(gold: str, answer: str) -> tuple[str, str]:
     """(same | different | unknown, the rule that decided); rule "algebra" asks for `algebra.compare` in a worker."""
     try:
-        return decide(gold, answer, equal.Exact())
+        return decide(gold, answer, Exact())
     except UndecidedError:
         return UNKNOWN, "algebra"
 
@@ -77,6 +78,9 @@ def compare(gold: str, answer: str) -> tuple[str, str]:
 def decide(gold: str, answer: str, arithmetic: Arithmetic) -> tuple[str, str]:
     """The verdict on two spans by one arithmetic. Raises UndecidedError where that one is not enough."""
     a, b = read(gold), read(answer)
+    if a.value is not None and b.value is not None:
+        rounded = "." in a.text or "." in b.text
+        return (SAME if a.value == b.value else apart(a.value, b.value, rounded)), "number"
     if a.text and a.text == b.text and a.unit == b.unit:
         return SAME, "text"
     if a.kind == "none" or b.kind == "none":
@@ -110,7 +114,7 @@ def _other_units(a: Reading, b: Reading, arithmetic: Arithmetic) -> tuple[str, s
     """One unit is missing, or they are two: converted if both are known, and a proof only then."""
     units = f"units {a.unit or 'none'} and {b.unit or 'none'}"
     if a.unit and b.unit and {a.unit, b.unit} != {"$", "%"}:
-        if isinstance(arithmetic, equal.Exact):
+        if isinstance(arithmetic, Exact):
             raise UndecidedError("units")
         from crv.verify.algebra import factors
 
@@ -138,7 +142,7 @@ def read(span: str) -> Reading:
     if len(plain) < 40 and _PLAIN.fullmatch(plain):
         value = Fraction(plain)
         node = Node("decimal" if "." in plain else "number", (), abs(value))
-        return Reading("math", plain, Node("neg", (node,)) if value < 0 else node)
+        return Reading("math", plain, Node("neg", (node,)) if value < 0 else node, value=value)
     if len(span) > 3 * MAX_LENGTH:
         return Reading("none", "")
     text = spell(span)

@@ -5,19 +5,14 @@ so a tree always stands for the *whole* text. Public parsers (latex2sympy2) give
 No arithmetic is done here, so no text is expensive to read.
 """
 
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NoReturn
 
-from crv.verify.spelling import GREEK
+from crv.verify.spelling import FUNCTIONS, GREEK, Token, UnreadableError, tokens
 
 MAX_DEPTH = 24  # of brackets in brackets; each costs about ten frames of Python's stack
 _MAX_EXPONENT = 400  # of a number like 3e8
-
-
-class UnreadableError(ValueError):
-    """The text is not, as a whole, mathematics that this parser knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,90 +43,25 @@ class Parsed:
     ambiguous: bool
 
 
-_NAMES = """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch
-arcsinh arccosh arctanh ln lg log exp"""
-_FUNCTIONS = frozenset(_NAMES.split())
-_INVERSE = {name.replace("arc", "", 1): name for name in _FUNCTIONS if name.startswith("arc")}
-_WORDS = _FUNCTIONS | {"sqrt", "pi", "and", "or", "infinity", "asin", "acos", "atan", "abs"}
-_ALIASES = {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "arcosh": "arccosh",
-    "artanh": "arctanh", "cosec": "csc", "tg": "tan", "ctg": "cot", "land": "and", "wedge": "and", "lor": "or",
-    "vee": "or", "infinity": "infty", "varnothing": "emptyset", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|",
-    "backslash": "setminus", "leqslant": "le", "geqslant": "ge", "leq": "le", "geq": "ge", "neq": "ne", "lt": "<",
-    "gt": ">", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "ast": "*", "times": "*", "cdot": "*",
-    "colon": ":", "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta",
-}  # fmt: skip
-_RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "<=": "<=", ">=": ">=", "ne": "!=", "in": "in"}
+_INVERSE = {name.replace("arc", "", 1): name for name in FUNCTIONS if name.startswith("arc")}
+_RELATIONS = {
+    "=": "=",
+    "<": "<",
+    ">": ">",
+    "le": "<=",
+    "ge": ">=",
+    "<=": "<=",
+    ">=": ">=",
+    "ne": "!=",
+    "in": "in",
+    "approx": "~",
+}
 _ACCENTS = frozenset({"vec", "overline", "bar", "hat", "tilde", "overrightarrow", "angle", "triangle"})
-
-_TOKEN = re.compile(
-    r"\\[A-Za-z]+|\\[{}\\|]|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?![\d.^]))?|«[^»]*»|[A-Za-z]+|<=|>=|\*\*|\.\.\.|\S",
-    re.ASCII,
-)
-
-
-_DIGITS = "0123456789"
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    text: str
-    spaced: bool  # whether a space stands before it
-
-    @property
-    def number(self) -> bool:
-        return self.text[0] in _DIGITS or (self.text[0] == "." and self.text[1:2] in _DIGITS and len(self.text) > 1)
-
-    @property
-    def letter(self) -> bool:
-        return len(self.text) == 1 and self.text.isalpha()
-
-
-def _tokens(text: str) -> list[_Token]:
-    found: list[_Token] = []
-    for match in _TOKEN.finditer(text):
-        word, spaced = match.group(0), match.start() > 0 and text[match.start() - 1] == " "
-        if word.startswith("«"):
-            word = word[1:-1].strip().lower() if len(word.strip("« »")) > 1 else word[1:-1].strip()
-            if not (word in _WORDS or len(word) == 1 or word in {"", ",", "if", "for"}):
-                for_name = found and found[-1].text in "_{"  # m_{\text{max}} is a name; other words are no mathematics
-                if not for_name:
-                    raise UnreadableError(f"words: {word}")
-            spaced = True
-            if not word:
-                continue
-        if word[0] == "\\" and len(word) > 1:
-            name = word[1:]
-            name = _ALIASES.get(name, name)
-            word = name if name in {"|", "<", ">", "*", "[", "]", ":", "\\{", "\\}"} else f"\\{name}"
-        elif word == "**":
-            word = "^"
-        elif word[0].isalpha() and len(word) > 1:
-            if word in _WORDS:
-                word = f"\\{_ALIASES.get(word, word)}"
-            else:
-                in_name = bool(found) and found[-1].text in "_{"
-                if len(word) > 2 and not in_name and not word.isupper() and not _is_product(word):
-                    raise UnreadableError(f"a word: {word}")
-                found += [_Token(c, spaced and k == 0) for k, c in enumerate(word)]
-                continue
-        found.append(_Token(word, spaced))
-    return found
-
-
-def _is_product(word: str) -> bool:
-    """Whether three or four letters are a product (abc, xyz) and no word: in order, and not one of the few words."""
-    return (
-        len(word) < 5
-        and word.islower()
-        and list(word) == sorted(set(word))
-        and word not in {"any", "how", "box", "not", "most", "best"}
-    )
 
 
 def parse(text: str) -> Parsed:
     """The tree of the whole of `text`, as `spell` gives it. Raises UnreadableError."""
-    parser = _Parser(_tokens(text))
+    parser = _Parser(tokens(text))
     try:
         node = parser.listing()
     except IndexError:
@@ -149,7 +79,7 @@ def number(value: Fraction | int) -> Node:
 class _Parser:
     """Recursive descent: listing > relation > union > sum > product > factor > primary."""
 
-    def __init__(self, tokens: list[_Token]):
+    def __init__(self, tokens: list[Token]):
         self.tokens, self.at, self.depth, self.ambiguous = list(tokens), 0, 0, False
         self.bars = 0  # open absolute values: the next | closes one
 
@@ -298,6 +228,9 @@ class _Parser:
         """The content of braces."""
         self.take("{")
         node = self.inside(self.listing)
+        if self.peek() == "\\choose":
+            self.at += 1
+            node = Node("binom", (node, self.inside(self.listing)))
         self.take("}")
         return node
 
@@ -319,7 +252,7 @@ class _Parser:
         if token.number and len(token.text) > 1:  # \frac12
             if not token.text.isdecimal():
                 self.fail()
-            self.tokens[self.at] = _Token(token.text[1:], False)
+            self.tokens[self.at] = Token(token.text[1:], False)
             return number(int(token.text[0]))
         return self.primary()
 
@@ -420,7 +353,8 @@ class _Parser:
         while self.peek() == "'":
             name += self.next()
         applied = self.peek() == "(" and not self.tokens[self.at].spaced
-        if (name[0] in "fgh" and self.peek() == "(") or (name[0] in "FGPQ" and applied):
+        defined = applied and self.peek(2) == ")" and self.peek(3) == "="  # T(10) = 2
+        if (name[0] in "fgh" and self.peek() == "(") or (name[0] in "FGPQ" and applied) or defined:
             self.at += 1
             inner = self.inside(self.listing)
             self.take(")")
@@ -450,7 +384,7 @@ class _Parser:
         return Node("set", node.args if node.op == "list" else (node,))
 
     def command(self, name: str) -> Node:
-        if name in _FUNCTIONS:
+        if name in FUNCTIONS:
             return self.function(name)
         if name in GREEK:
             return Node("symbol", (), name + self.subscript())
@@ -523,7 +457,7 @@ class _Parser:
             argument = self.primary()
         else:
             argument = self.signed()
-            while self.starts_factor() and self.peek().lstrip("\\") not in _FUNCTIONS | {"sqrt", "frac", "(", "|", "["}:
+            while self.starts_factor() and self.peek().lstrip("\\") not in FUNCTIONS | {"sqrt", "frac", "(", "|", "["}:
                 argument = Node("mul", (argument, self.factor()))
             self.ambiguous |= self.peek() == "/" or self.starts_factor()
         node = Node("function", (argument,) if base is None else (argument, base), name)

@@ -1,11 +1,25 @@
-"""One spelling of an answer for what differs in looks only: Unicode, dollars, sizes, spaces, currency, thousands."""
+"""One spelling of an answer for what differs in looks only (`spell`), and its tokens."""
 
 import re
 import unicodedata
+from dataclasses import dataclass
 
 _LETTERS = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi
 omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega varepsilon vartheta varphi ell"""
 GREEK = frozenset(_LETTERS.split())
+_NAMES = """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch
+arcsinh arccosh arctanh ln lg log exp"""
+FUNCTIONS = frozenset(_NAMES.split())
+_WORDS = FUNCTIONS | {"sqrt", "pi", "and", "or", "infinity", "asin", "acos", "atan", "abs"}
+_ALIASES = {
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "arcosh": "arccosh",
+    "artanh": "arctanh", "cosec": "csc", "tg": "tan", "ctg": "cot", "land": "and", "wedge": "and", "lor": "or",
+    "vee": "or", "infinity": "infty", "varnothing": "emptyset", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|",
+    "backslash": "setminus", "leqslant": "le", "geqslant": "ge", "leq": "le", "geq": "ge", "neq": "ne", "lt": "<",
+    "gt": ">", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "ast": "*", "times": "*", "cdot": "*",
+    "colon": ":", "lgroup": "(", "rgroup": ")", "exponentialE": "e",
+    "imaginaryI": "i", "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta",
+}  # fmt: skip
 
 # Unicode that NFKC would lose or change (x² -> x2), or that has a LaTeX name.
 _SIGNS = {
@@ -54,6 +68,7 @@ def spell(text: str) -> str:
         text = text.replace("$", "¤", 1)
     text = text.replace("$", " ").replace(r"\!", "")
     text = re.sub(r"(?<!\\)\\[,;: >]|\\q?quad|\\(?:thin|en)space(?![A-Za-z])|~|\s+", " ", text)
+    text = re.sub(r"(?<=\d) ?\^? ?\{? ?«?(?:st|nd|rd|th)»? ?\}?(?![A-Za-z])", "", text)  # 11th
     text = re.sub(r"(?<=[\d)}]) ?[xX] ?(?=\d)(?<= )|(?<=\d) [xX] (?=[\d(])", r" \\times ", text)
     text = re.sub(r"\^ ?(?:\\circ(?![A-Za-z])|\{ ?\\circ ?\})", r"^{\\circ}", text)
     return _trim(" ".join(text.split()))
@@ -92,3 +107,74 @@ def _trim(text: str) -> str:
     while text.startswith("«") and text.endswith("»") and text.count("«") == 1:
         text = text[1:-1].strip()
     return text
+
+
+class UnreadableError(ValueError):
+    """The text is not, as a whole, mathematics that this parser knows."""
+
+
+_TOKEN = re.compile(
+    r"\\[A-Za-z]+|\\[{}\\|]|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?![\d.^]))?|«[^»]*»|[A-Za-z]+|<=|>=|\*\*|\.\.\.|\S",
+    re.ASCII,
+)
+
+
+_DIGITS = "0123456789"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    text: str
+    spaced: bool  # whether a space stands before it
+
+    @property
+    def number(self) -> bool:
+        return self.text[0] in _DIGITS or (self.text[0] == "." and self.text[1:2] in _DIGITS and len(self.text) > 1)
+
+    @property
+    def letter(self) -> bool:
+        return len(self.text) == 1 and self.text.isalpha()
+
+
+def tokens(text: str) -> list[Token]:
+    found: list[Token] = []
+    for match in _TOKEN.finditer(text):
+        word, spaced = match.group(0), match.start() > 0 and text[match.start() - 1] == " "
+        if word.startswith("«"):
+            word = word[1:-1].strip().lower() if len(word.strip("« »")) > 1 else word[1:-1].strip()
+            if not (word in _WORDS or len(word) == 1 or word in {"", ",", "if", "for"}):
+                for_name = found and found[-1].text in "_{"  # m_{\text{max}} is a name; other words are no mathematics
+                if not for_name:
+                    raise UnreadableError(f"words: {word}")
+            spaced = True
+            if not word:
+                continue
+        if word[0] == "\\" and len(word) > 1:
+            name = word[1:]
+            name = _ALIASES.get(name, name)
+            word = (
+                name if name in {"|", "<", ">", "*", "[", "]", ":", "\\{", "\\}", "(", ")", "e", "i"} else f"\\{name}"
+            )
+        elif word == "**":
+            word = "^"
+        elif word[0].isalpha() and len(word) > 1:
+            if word in _WORDS:
+                word = f"\\{_ALIASES.get(word, word)}"
+            else:
+                in_name = bool(found) and found[-1].text in "_{"
+                if len(word) > 2 and not in_name and not word.isupper() and not _is_product(word):
+                    raise UnreadableError(f"a word: {word}")
+                found += [Token(c, spaced and k == 0) for k, c in enumerate(word)]
+                continue
+        found.append(Token(word, spaced))
+    return found
+
+
+def _is_product(word: str) -> bool:
+    """Whether three or four letters are a product (abc, xyz) and no word: in order, and not one of the few words."""
+    return (
+        len(word) < 5
+        and word.islower()
+        and list(word) == sorted(set(word))
+        and word not in {"any", "how", "box", "not", "most", "best"}
+    )
