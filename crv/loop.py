@@ -316,7 +316,7 @@ async def _resolve_blind(walk: _Walk, cot: str, proof: Certificate) -> Certifica
     """The certificate with its `blind` count: the answer is hidden, and the model must reach it k of n times."""
     asked = agreed = 0
     needed, most = walk.options.verifier.needed, walk.options.verifier.asked
-    body = hide_final_answers(cot)
+    body = hide_final_answers(cot, walk.problem.answer)
     while asked < most and agreed < needed and agreed + most - asked >= needed:
         text, _ = await walk.ask(walk.agents.resolve(walk.problem.problem, body, walk.problem.problem_id, asked))
         asked += 1

@@ -45,7 +45,7 @@ _LEAD = re.compile(
 _INNER = re.compile(r"[\s*]*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?", re.I)
 _BREAK = re.compile(r"\n|(?<=[.!?])\s|(?<=[.!?])(?=[A-Z\\])")
 _JOIN = re.compile(r"(?:\s|\$|,|\\q?quad|\\[,; ]|\\text\{\s*(?:and|or)\s*\}|\band\b|\bor\b){0,20}")
-_STOP = re.compile(r"[\n$.!?;]")
+_STOP = re.compile(r"[\n$.!?;]|<[/|]")  # a closing tag, or a token of the chat format, ends a sentence
 _OPENERS = {"\\[": "\\]", "$$": "$$", "\\(": "\\)"}
 
 
@@ -189,7 +189,7 @@ def hide_final_answers(text: str, gold: str = "") -> str:
 
 def _only(line: str, gold: str) -> bool:
     """Whether a line is the gold answer and nothing else (or `x =` before it)."""
-    line = line.strip()
+    line = line.strip(" =")
     return 0 < len(line) <= MAX_SPAN and grade.compare(gold, line)[0] == grade.SAME
 
 
@@ -259,7 +259,7 @@ def _sentence_end(text: str, start: int) -> int:
         i = close + 2  # a display may go over several lines
     while stop := _STOP.search(text, i, limit):
         i, c = stop.start(), stop.group(0)
-        if c == "\n":
+        if c == "\n" or c[0] == "<":
             return i
         if c == "$" and text[i - 1 : i] != "\\":
             dollars = not dollars and text.find("$", i + 1, limit) != -1

@@ -151,6 +151,8 @@ def read(span: str) -> Reading:
     choice = re.fullmatch(r"\(?([A-H])\)?(?:[.:)]\s*\S.*)?|\(([A-H])\)\s*\S.*", text)
     if choice and not re.fullmatch(r"\([A-H],.*", text):
         return Reading("choice", choice.group(1) or choice.group(2))
+    if any(text.lower() in words for words in _EXCLUSIVE):
+        return Reading("word", text.lower())
     bare, unit, unsure = _split_unit(text)
     same_text = _packed(text) if unit or not re.fullmatch(r"[A-Za-z '\-]+", text) else text.lower()
     bare = "=".join(join_thousands(side) for side in bare.split("="))

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from crv.verify import grade
 from crv.verify.extract import cut_final_statement, final_spans, hide_final_answers, retracts, speaks_of_answer
 
 
@@ -86,3 +87,66 @@ def test_hostile_text_costs_little(text):
     hide_final_answers(text)
     speaks_of_answer(text)
     assert time.monotonic() - start < 10
+
+
+FORMS = [
+    ("The answer is 18.", "18"),
+    ("Therefore, the final answer is: 18", "18"),
+    ("The answer to the problem is 18", "18"),
+    ("The answer is therefore 18.", "18"),
+    ("#### 18", "18"),
+    ("Final Answer: The final answer is $18$. I hope it is correct.", "$18$"),
+    ("**Answer**: 18", "18"),
+    ("**Answer:** 18", "18"),
+    ("Answer = 18", "18"),
+    ("Ans: 18", "18"),
+    (r"x=\boxed 18", "18"),
+    (r"So $\boxed{18}$.", "18"),
+    (r"So $\fbox{18}$.", "18"),
+    (r"\boxed{\boxed{18}}", "18"),
+    (r"\boxed{\text{The answer is } 18}", r"\text{The answer is } 18"),
+    ("<answer>18</answer>", "18"),
+    (r"<answer>\boxed{18}</answer>", "18"),
+    ("<answer>The answer is 18</answer>", "18"),
+    ("### Final Answer\n18", "18"),
+    ("**Final Answer**\n\n18", "18"),
+    ("#### Answer:\n18", "18"),
+    ("The answer is\n\\[ 18 \\]", "\\[ 18 \\]"),
+    ("The answer is $$\n18\n$$", "$$\n18\n$$"),
+]
+
+
+@pytest.mark.parametrize(("statement", "said"), FORMS)
+def test_every_form_is_recognised_and_what_is_recognised_is_hidden(statement, said):
+    text = f"First we add 9 and 9.\n{statement}"
+    assert answers(text) == [said]
+    assert grade.compare("18", said)[0] == "same"
+    hidden = hide_final_answers(text, gold="18")
+    assert hidden.startswith("First we add 9 and 9.")
+    assert "18" not in hidden
+    assert final_spans(hidden) == []
+
+
+@pytest.mark.parametrize("line", ["18", "$18$", "**18**", "x = 18.", "= 18", "$$18$$", "18.0"])
+def test_a_line_that_is_only_the_gold_answer_is_hidden(line):
+    assert hide_final_answers(f"We add.\n{line}\nThat was it.", gold="18") == "We add.\nThat was it."
+
+
+def test_a_box_that_never_closes_is_hidden_and_states_nothing():
+    text = "We add 9 and 9. So we get \\boxed{18"
+    assert answers(text) == []
+    assert hide_final_answers(text) == "We add 9 and 9."
+
+
+def test_a_text_of_many_answers_states_none_and_is_hidden_all_the_same():
+    text = "Work.\n" + "The answer is 18.\n" * 100
+    assert answers(text) == []
+    assert "18" not in hide_final_answers(text)
+
+
+def test_boxes_joined_by_and_are_one_answer():
+    assert answers(r"$\boxed{1} \quad \text{and} \quad \boxed{2}$") == ["1, 2"]
+
+
+def test_what_stands_before_an_inner_statement_is_still_said():
+    assert answers("The answer is not 26, the answer is 12") == ["not 26, the answer is 12", "12"]

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from crv.verify import algebra, grade
 from crv.verify.certificate import certify, ladder
-from crv.verify.workers import AlgebraWorkers
+from crv.verify.workers import AlgebraWorkers, grade_responses
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +120,29 @@ def test_hostile_answers_cost_a_worker_not_the_run():
     assert lost == 1
     assert "time" in slow.rule
     assert time.monotonic() - start < 60
+
+
+def test_responses_are_graded_in_order_by_letter_or_by_the_text_of_the_choice():
+    choices = ("a dog", "a cat", "3.5")
+    rows = [
+        ("B", "So the answer is (B).", choices),
+        ("B", "The answer is a cat", choices),
+        ("B", "The answer is a dog", choices),
+        ("C", "The correct option is 7/2", choices),
+        ("18", "Final Answer: The final answer is $18$. I hope it is correct.", ()),
+        ("18", "no statement", ()),
+        ("\\sqrt{2}", "#### 1/\\sqrt{2}", ()),
+    ]
+    verdicts = [certificate.verdict for certificate in grade_responses(rows, workers=1)]
+    assert verdicts == ["correct", "correct", "incorrect", "correct", "correct", "unknown", "incorrect"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["10^{10^{10}}", "9^{9^{9^9}}", "(((99!)!)!)!", "\\sin(10^{10^{10}})", "1e999999999", "2^{2^{2^{2^{2^{2^2}}}}}-1"],
+)
+def test_huge_numbers_are_not_worked_out(answer):
+    start = time.monotonic()
+    assert grade.compare("3", answer)[0] != grade.SAME
+    assert algebra.compare("3", answer)[0] != grade.SAME
+    assert time.monotonic() - start < 20
