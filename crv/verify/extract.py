@@ -85,6 +85,7 @@ def _statements(text: str, limit: int | None = None) -> list[Span] | None:
         return None
     boxes = list(_boxed(text, openings))
     starts = [box.start for box in boxes]
+    marked = [m for m in marked if m.group(2).strip()]
     others = [Span(m.start(2), m.end(2), _statement_start(text, m.start()), m.group(2)) for m in marked]
     begins: dict[int, int] = {}  # where the words before each answer start
     for match, following in zip_longest(phrases, phrases[1:]):
