@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +188,8 @@ class Options:
     def from_config(cls, config: Mapping[str, Any]) -> "Options":
         """Checks a config (of the shape of `default_config`); raises UserError naming the first bad field."""
         options = read_config(cls, config)
-        _check_pool(options.pool)
+        for agent in ("", *options.agents):
+            _check_pool(options.pool_of(agent), f"agents.{agent}" if agent else "pool")
         if options.verifier.needed > options.verifier.asked:
             raise UserError(
                 f"verifier.needed: {options.verifier.needed}: more than verifier.asked ({options.verifier.asked})"
@@ -261,15 +263,17 @@ def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]
     )
 
 
-def _check_pool(pool: PoolOptions) -> None:
+def _check_pool(pool: PoolOptions, name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z_]\w*|", pool.api_key):  # not shown: it may be the key itself
+        raise UserError(f"{name}.api_key: not a name: give the name of the environment variable that holds the key")
     if pool.kind == "recorded":
         if not pool.recordings:
             raise UserError("pool.recordings: empty: pool.kind recorded needs a file of recorded answers")
         return
     if not all(url.strip().startswith(("http://", "https://")) for url in pool.url.split(",")):
         raise UserError(
-            f"pool.url: {pool.url!r}: pool.kind {pool.kind} needs a URL such as http://localhost:30000, or several"
-            " with commas between"
+            f"{name}.url: {pool.url!r}: kind {pool.kind} needs a URL such as http://localhost:30000, or several with"
+            " commas between"
         )
 
 

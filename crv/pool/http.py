@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ _BACKOFF_SECONDS, _LONGEST_BACKOFF = 0.25, 30.0
 _OUT_SECONDS = 0.5  # how long a server is left alone after its first lost call; twice as long after each further one
 _TRIES_WITH_ONE = 3
 _TRIES_REFUSED = 3  # of a request that is refused for no known reason before any of its kind was answered
+
+
+_SECRETS = re.compile(r"([?&](?:[\w-]*key|token|sig\w*|secret)=)[^&\s:]+", re.IGNORECASE)
 
 
 def _now() -> float:
@@ -92,12 +96,11 @@ class Pace:
 
 
 @dataclass
-class _Server:
-    """One server or router, and how it does. `prefix` is what stands between its URL and the paths of the API."""
+class Server:
+    """One server or router, and how it does: shared by all clients that ask it."""
 
     url: str
     limiter: Limiter
-    prefix: str = ""
     sent: int = 0
     answered: int = 0
     resent: Counter[str] = field(default_factory=Counter)
@@ -105,10 +108,6 @@ class _Server:
     out_until: float = float("-inf")
     told_until: float = float("-inf")  # it asked to be left alone until then
     words: str = ""  # why the last call was sent again
-
-    def address(self, path: str) -> str:
-        url, _, query = self.url.partition("?")
-        return f"{url}{self.prefix}{path}" + (f"?{query}" if query else "")
 
     def does_not_answer(self) -> None:
         self.limiter.overloaded()
@@ -143,9 +142,12 @@ class HttpCaller:
         transport: httpx.AsyncBaseTransport | None = None,
         pace: Pace | None = None,
         secret: str = "",
+        known: dict[str, Server] | None = None,
     ):
-        urls = [urls] if isinstance(urls, str) else urls
-        self.servers = [_Server(url, Limiter(concurrency)) for url in dict.fromkeys(url.rstrip("/") for url in urls)]
+        known = {} if known is None else known  # servers that other clients ask too: their limits are shared
+        urls = dict.fromkeys(url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls))
+        self.servers = [known.setdefault(url, Server(url, Limiter(concurrency))) for url in urls]
+        self.prefixes = dict.fromkeys(urls, "")  # what stands between a URL and the paths of the API
         self.retries, self.timeout = retries, timeout
         self._pace, self._secret = pace or Pace(), secret
         self._stopped = asyncio.Event()
@@ -158,6 +160,12 @@ class HttpCaller:
         self._client = httpx.AsyncClient(
             timeout=timeout, limits=limits, headers=headers, transport=transport, mounts=direct
         )
+
+    def address(self, url: str, path: str, prefix: str | None = None) -> str:
+        """The address of a path of the API (or below another `prefix`); a query of the URL stays at its end."""
+        place, _, query = url.partition("?")
+        prefix = self.prefixes.get(url, "") if prefix is None else prefix
+        return f"{place}{prefix}{path}" + (f"?{query}" if query else "")
 
     def stop(self) -> None:
         """Sends no further call: those that wait raise StoppedError."""
@@ -184,17 +192,19 @@ class HttpCaller:
     async def exists(self, url: str, path: str) -> bool:
         """Whether a server takes POSTs there; an empty one costs nothing."""
         try:
-            response = await self._client.post(_Server(url, Limiter(1)).address(path), json={}, timeout=30.0)
+            response = await self._client.post(self.address(url, path), json={}, timeout=30.0)
         except httpx.HTTPError:
             return False
         return response.status_code not in (404, 405, 501)
 
-    async def get(self, url: str, path: str, tries: int = _GET_TRIES, absent: Sequence[int] = _ABSENT) -> Any:
+    async def get(
+        self, url: str, path: str, tries: int = _GET_TRIES, absent: Sequence[int] = _ABSENT, prefix: str | None = None
+    ) -> Any:
         """GET of a JSON document below a URL; None where there is no such page (a status in `absent`).
 
         Raises SetupError where the server refuses, PoolError where no document comes in a few tries.
         """
-        address = _Server(url, Limiter(1)).address(path)
+        address = self.address(url, path, prefix)
         for attempt in range(tries):
             try:
                 response = await self._client.get(address, timeout=min(self.timeout, 30.0))
@@ -240,7 +250,7 @@ class HttpCaller:
                     return reply
                 refused += 1
                 if refused == _TRIES_REFUSED:
-                    raise SetupError(self.clean(f"{server.address(path)}: {reply.words}"))
+                    raise SetupError(self.clean(f"{self.address(server.url, path)}: {reply.words}"))
                 reply = Later(reply.reason, words=reply.words)
             if not isinstance(reply, Later):
                 self._answered[family] += 1
@@ -251,7 +261,7 @@ class HttpCaller:
                 tries += 1
             else:  # it lives, and will answer: this is no failure
                 last_told = _now() + reply.seconds
-            place, last = server.address(path), f"{tries} tries, the last: {reply.reason} {reply.words}"
+            place, last = self.address(server.url, path), f"{tries} tries, the last: {reply.reason} {reply.words}"
             if self._last_success > started:
                 if tries > self.retries:
                     raise FailedError(self.clean(f"{place}: {last}"))
@@ -263,7 +273,7 @@ class HttpCaller:
 
     async def _turn(
         self, path: str, body: bytes, read: Callable[[Any], Any], affinity: str, only: str, tries: int, tokens: int
-    ) -> tuple[_Server, Any]:
+    ) -> tuple[Server, Any]:
         """One try; a server that went down while the call waited for its turn is not the one any more."""
         estimated = tokens + self._output_tokens // max(1, self._answered.total())
         await self._wait(self._pace.turn(estimated))
@@ -278,7 +288,7 @@ class HttpCaller:
                     self._pace.used(estimated, getattr(reply, "prompt_tokens", tokens) + output)
                     return server, reply
 
-    def _choose(self, affinity: str, only: str, tries: int) -> _Server:
+    def _choose(self, affinity: str, only: str, tries: int) -> Server:
         """The first in the line of `affinity` that is not out (rendezvous hashing); the very first where all are.
 
         After a few tries in vain the line begins with the next: it may be this one server that refuses.
@@ -293,13 +303,13 @@ class HttpCaller:
         line = line[first:] + line[:first]
         return next((server for server in line if server.out_until <= now), line[0])
 
-    async def _try(self, server: _Server, path: str, body: bytes, read: Callable[[Any], Any]) -> Any:
+    async def _try(self, server: Server, path: str, body: bytes, read: Callable[[Any], Any]) -> Any:
         """What came back: `read`'s answer, Refusal or Later."""
         server.sent += 1
         headers = {"Content-Type": "application/json"}
         try:
             async with asyncio.timeout(self.timeout):
-                response = await self._client.post(server.address(path), content=body, headers=headers)
+                response = await self._client.post(self.address(server.url, path), content=body, headers=headers)
         except (TimeoutError, httpx.TimeoutException):
             server.does_not_answer()
             return Later("timeout")
@@ -311,7 +321,7 @@ class HttpCaller:
         try:
             reply = sort_reply(response.status_code, response.headers, response.content, read)
         except SetupError as error:
-            raise SetupError(self.clean(f"{server.address(path)}: {error}")) from None
+            raise SetupError(self.clean(f"{self.address(server.url, path)}: {error}")) from None
         if isinstance(reply, Later):
             server.told(reply.seconds)
             if reply.overloaded:
@@ -326,15 +336,15 @@ class HttpCaller:
         return reply
 
     def clean(self, words: str) -> str:
-        """Words of a server without the key, which some repeat."""
-        words = " ".join(words.split())
+        """Words on one line without keys: a server may repeat one, an address may hold one."""
+        words = _SECRETS.sub(r"\1(key)", re.sub(r"//[^/@\s]+@", "//", " ".join(words.split())))
         return words.replace(self._secret, "(key)") if self._secret else words
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """By server: calls sent, answered and sent again by reason, where the concurrency stands, what it waits for."""
         return {self.clean(server.url.partition("?")[0]): self._numbers(server) for server in self.servers}
 
-    def _numbers(self, server: _Server) -> dict[str, Any]:
+    def _numbers(self, server: Server) -> dict[str, Any]:
         try:
             waits = max(0.0, server.told_until - _now())
         except RuntimeError:  # asked after the run: nothing waits any more

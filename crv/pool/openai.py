@@ -45,18 +45,17 @@ class OpenAIPool:
         """Finds the API below each URL; refuses a server that lists other models; learns the context."""
         contexts = [self.place.context]
         for server in self.caller.servers:
-            server.prefix, listed = await _find_api(self.caller, server.url)
-            row = check_model(server.url, listed, self.model) if listed else {}
+            listed = await _find_api(self.caller, server.url)
+            row = check_model(self.caller.clean(server.url), listed, self.model) if listed else {}
             contexts.append(_context(row) or await self._context_of_server(server.url))
         told = [context for context in contexts if context]
         self.context = min(told, default=0)
 
     async def _context_of_server(self, url: str) -> int:
         """From llama.cpp's /props or TGI's /info; 0 where there is neither, as at hosted APIs."""
-        root = re.sub(r"/v\d+$", "", url)
         for path in ("/props", "/info"):
             try:
-                page = await self.caller.get(root, path, tries=1)
+                page = await self.caller.get(url, path, tries=1, prefix="")
             except PoolError:
                 continue
             if isinstance(page, Mapping):
@@ -160,25 +159,29 @@ def without_system(messages: tuple[tuple[str, str], ...]) -> tuple[tuple[str, st
     return ((role, f"{system}\n\n{text}"), *rest)
 
 
-async def _find_api(caller: HttpCaller, url: str) -> tuple[str, list[dict[str, Any]]]:
-    """(what comes between the URL and the API's paths, the models it lists).
+async def _find_api(caller: HttpCaller, url: str) -> list[dict[str, Any]]:
+    """Finds where below a URL the API is, and tells the caller; the models that it lists (none: no list).
 
     `/v1` is added to a URL without a version in its path, where the API answers there.
     """
     path = re.sub(r"^https?://[^/?]*", "", url.partition("?")[0])
     prefixes = [""] if _VERSION.search(path) else ["/v1", ""]
     for prefix in prefixes:
-        page = await caller.get(url, f"{prefix}/models", absent=(403, 404, 405, 410, 501))
+        caller.prefixes[url] = prefix
+        page = await caller.get(url, "/models", absent=(403, 404, 405, 410, 501))
         if page is None:
             continue
         rows = page if isinstance(page, list) else page.get("data", page.get("models"))
         if not isinstance(rows, list):
-            raise PoolError(f"{url}{prefix}/models: no list of models; is that an OpenAI-compatible server?")
-        return prefix, [row for row in rows if isinstance(row, dict)]
+            place = caller.clean(caller.address(url, "/models"))
+            raise PoolError(f"{place}: no list of models; is that an OpenAI-compatible server?")
+        return [row for row in rows if isinstance(row, dict)]
     for prefix in prefixes:  # some hosted APIs list no models, or not to every key
-        if await caller.exists(url, f"{prefix}/chat/completions"):
-            return prefix, []
-    raise SetupError(f"{url}: neither {' nor '.join(f'{p}/chat/completions' for p in prefixes)} is there")
+        caller.prefixes[url] = prefix
+        if await caller.exists(url, "/chat/completions"):
+            return []
+    places = " nor ".join(f"{prefix}/chat/completions" for prefix in prefixes)
+    raise SetupError(caller.clean(f"{url}: neither /models nor {places} is there"))
 
 
 def check_model(url: str, listed: list[dict[str, Any]], model: str) -> dict[str, Any]:

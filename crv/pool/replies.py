@@ -43,14 +43,13 @@ NO_SYSTEM = re.compile(
     r"system (role|message|instruction|prompt)|developer instruction|roles? .{0,60}supported|alternate"
 )
 
-_STOPS = {"", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "end", "complete", "completed"}
-_STOPS |= {"done", "finished", "finish", "null", "none", "stop_str", "stop_words", "end_of_text", "load"}
-_LENGTHS = {"length", "max_tokens", "model_length", "max_length", "max_output_tokens", "max_new_tokens", "incomplete"}
-_LENGTHS |= {"model_context_window_exceeded", "max_completion_tokens", "token_limit", "limit", "context_length"}
-_FILTERS = {"content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii"}
-_FILTERS |= {"guardrail_intervened", "refusal", "sensitive", "moderation", "flagged", "language", "error_toxic"}
-_AGAIN = {"abort", "aborted", "error", "cancelled", "canceled", "network_error", "insufficient_system_resource"}
-_AGAIN |= {"timeout", "failed", "overloaded", "server_error", "unavailable"}
+# Servers' words for how a text ended, in the order in which they are tried; any other is an outcome of that name.
+_AGAIN = re.compile(r"abort|error|cancell?ed|time_?out|fail|overload|unavailable|insufficient_system")
+_FILTERS = re.compile(
+    r"filter|safety|recitation|blocklist|prohibited|spii|guardrail|refus|sensitive|moderat|flagged|policy"
+)
+_LENGTHS = re.compile(r"length|max_|token_limit|limit|context_window|incomplete|truncat")
+_STOPS = re.compile(r"|null|none|.*stop.*|eo[stdm].*|end.*|complete.*|done|finish.*|.*im_end.*|load")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +97,11 @@ def sort_reply(
         try:
             return read(document)
         except LaterError as error:
-            return Later(str(error))
+            return Later(str(error), words=_plain(body))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             return Later("unreadable body", words=_plain(body))
     told, words = found or (0, _plain(body))
-    wait = seconds_to_wait(headers, body.decode(errors="replace") if found else "")
+    wait = seconds_to_wait(headers, body.decode(errors="replace") if found else "", refused=status == 429)
     return _sort_error(status if status >= 300 else told, wait, words)
 
 
@@ -213,23 +212,31 @@ _TOLD_DELAY = re.compile(
 _TOLD_NUMBER = re.compile(r"retry_after(_ms)?\W+(\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
-def seconds_to_wait(headers: Mapping[str, str], words: str = "") -> float:
-    """How long the server asks to be left alone: Retry-After, spent rate limits, or words of an error; 0 = not told."""
+def seconds_to_wait(headers: Mapping[str, str], words: str = "", refused: bool = False) -> float:
+    """How long the server asks to be left alone: Retry-After, spent rate limits, or words of an error; 0 = not told.
+
+    `refused`: the call was, for a limit; then a reset tells when even if nothing says that the limit is spent.
+    """
     h = {name.lower(): value.strip() for name, value in headers.items()}
     if "retry-after-ms" in h:
         return _seconds(h["retry-after-ms"]) / 1000
     if "retry-after" in h:
         return _seconds(h["retry-after"])
-    waits = [0.0]
+    spent, resets = [0.0], []
     for name, value in h.items():
-        if "ratelimit" in name and "remaining" in name and value in ("0", "0.0"):
-            reset = h.get(name.replace("remaining", "reset"), "")
-            waits.append(min(_seconds(reset), 86_400.0))
+        if "ratelimit" in name and "reset" in name:
+            resets.append(min(_seconds(value), 86_400.0))
+            left = h.get(name.replace("reset", "remaining"), "")
+            spent += resets[-1:] if re.fullmatch(r"0(\.0*)?", left) else []
+    if re.search(r"\b(r|remaining)=0\b", field := h.get("ratelimit", "")) and (
+        found := re.search(r"\b(?:t|reset)=(\d+)", field)
+    ):
+        spent.append(float(found[1]))
     if found := _TOLD_DELAY.search(words):
-        waits.append(_seconds(found[1]))
+        spent.append(_seconds(found[1]))
     if found := _TOLD_NUMBER.search(words):
-        waits.append(float(found[2]) / (1000 if found[1] else 1))
-    return max(waits)
+        spent.append(float(found[2]) / (1000 if found[1] else 1))
+    return max(spent) or (min(resets, default=0.0) if refused else 0.0)
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -259,15 +266,13 @@ def finish_reason(reason: Any) -> str:
     """`stop`, `length` or the name of an outcome for any server's word; raises LaterError for an aborted call."""
     word = "" if reason is None else str(reason).strip().lower().replace("-", "_").replace(" ", "_")
     word = word.removeprefix("finish_reason_")
-    if word in _STOPS:
-        return "stop"
-    if word in _LENGTHS:
-        return "length"
-    if word in _FILTERS:
+    if _FILTERS.search(word):
         return CONTENT_FILTER
-    if word in _AGAIN:
+    if _AGAIN.search(word):
         raise LaterError(f"finish reason {word}")
-    return word
+    if _LENGTHS.search(word):
+        return "length"
+    return "stop" if _STOPS.fullmatch(word) else word
 
 
 def chat_answer(document: Any, model: str) -> Answer:

@@ -7,7 +7,7 @@ from typing import Any
 from cogpo_jax.errors import UserError
 from crv.options import Options, PoolOptions
 from crv.pool.base import Answer, Pool, RecordedPool, Request
-from crv.pool.http import HttpCaller, Pace
+from crv.pool.http import HttpCaller, Pace, Server
 from crv.pool.openai import OpenAIPool
 from crv.pool.sglang import SglangPool
 
@@ -22,6 +22,8 @@ class RoutedPool:
 
     def __init__(self, options: Options):
         self._clients: list[tuple[PoolOptions, Pool]] = []
+        self._servers: dict[str, Server] = {}
+        self._paces: dict[str, Pace] = {}
         self._by_agent = {agent: self._client(options.pool_of(agent)) for agent in ("", *options.agents)}
 
     def _client(self, place: PoolOptions) -> Pool:
@@ -29,7 +31,8 @@ class RoutedPool:
         for known, pool in self._clients:
             if known == place:
                 return pool
-        self._clients.append((place, open_client(place)))
+        pace = self._paces.setdefault(place.url, Pace(place.requests_per_minute, place.tokens_per_minute))
+        self._clients.append((place, open_client(place, pace, self._servers)))
         return self._clients[-1][1]
 
     async def start(self) -> None:
@@ -50,16 +53,15 @@ class RoutedPool:
         await asyncio.gather(*(pool.close() for _, pool in self._clients))
 
     def statistics(self) -> dict[str, Any]:
-        """The statistics of each server, by its URL and model."""
-        return {
-            f"{url} {place.model}".strip(): numbers
-            for place, pool in self._clients
-            for url, numbers in pool.statistics().items()
-        }
+        """The statistics of each server, by its URL."""
+        return {url: numbers for _, pool in self._clients for url, numbers in pool.statistics().items()}
 
 
-def open_client(place: PoolOptions) -> Pool:
-    """The client of one place; raises UserError where its key is not in the environment."""
+def open_client(place: PoolOptions, pace: Pace | None = None, known: dict[str, Server] | None = None) -> Pool:
+    """The client of one place; UserError where its key is not in the environment.
+
+    `pace` and `known` servers are shared with other clients of the same place.
+    """
     headers, key = None, ""
     if place.api_key:
         key = os.environ.get(place.api_key, "").strip()
@@ -69,6 +71,8 @@ def open_client(place: PoolOptions) -> Pool:
     # `/v1` is put back where the API is found (crv/pool/openai.py).
     given = [url.strip().rstrip("/").removesuffix("/chat/completions") for url in place.url.split(",")]
     urls = [url.removesuffix("/v1") for url in given]
-    pace = Pace(place.requests_per_minute, place.tokens_per_minute)
-    caller = HttpCaller(urls, place.concurrency, place.timeout, place.retries, headers, pace=pace, secret=key)
+    pace = pace or Pace(place.requests_per_minute, place.tokens_per_minute)
+    caller = HttpCaller(
+        urls, place.concurrency, place.timeout, place.retries, headers, pace=pace, secret=key, known=known
+    )
     return OpenAIPool(caller, place) if place.kind == "openai" else SglangPool(caller, place)

@@ -92,13 +92,14 @@ class SglangPool:
             "logprob_start_len": 0,
         }
         meta = await self.caller.post("/generate", payload, lambda body: body["meta_info"], only=url)
-        tokens = meta.get("input_token_logprobs") if isinstance(meta, dict) else None
-        if not tokens:
+        try:
+            theirs = [int(token[1]) for token in meta["input_token_logprobs"]]
+        except (TypeError, KeyError, IndexError, ValueError) as error:
             raise UserError(
                 f"pool.kind: sglang: {url} answers without input_token_logprobs, by which its tokenizer is compared"
                 " with ours; use another version of SGLang, or pool.kind=openai"
-            )
-        theirs, mine = [int(token[1]) for token in tokens], self.tokenizer.encode(_PROBE, add_special_tokens=False)
+            ) from error
+        mine = self.tokenizer.encode(_PROBE, add_special_tokens=False)
         if theirs != mine:
             raise UserError(
                 f"pool.tokenizer: not the server's: a text is {len(mine)} tokens {mine[:6]} here, {theirs[:6]} there"

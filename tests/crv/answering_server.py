@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 
 
 @contextlib.contextmanager
-def serving(reply, models=({"id": "m"},), base="/v1"):
+def serving(reply, models=({"id": "m"},), base="/v1", pages=None):
     """Yields a URL; `reply(body, headers, path)` gives (status, document or bytes) or (status, document, headers).
 
-    `base`: where the API is; `models`: what it lists (None: no list).
+    `base`: where the API is; `models`: what it lists (None: no list);
+    `pages`: further ones by path.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -19,6 +20,8 @@ def serving(reply, models=({"id": "m"},), base="/v1"):
 
         def do_GET(self):
             listed = models is not None and urlsplit(self.path).path == f"{base}/models"
+            if page := (pages or {}).get(self.path):
+                return self._send(200, page)
             self._send(200 if listed else 404, {"data": list(models)} if listed else {})
 
         def do_POST(self):

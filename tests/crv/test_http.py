@@ -2,17 +2,19 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from cogpo_jax.errors import UserError
-from crv.options import PoolOptions
+from crv.options import AgentOptions, Options, PoolOptions
 from crv.pool import http
 from crv.pool.base import PROMPT_TOO_LONG, PoolError, Request
 from crv.pool.http import FailedError, HttpCaller, Limiter
 from crv.pool.openai import OpenAIPool
 from crv.pool.replies import SetupError
+from crv.pool.routing import RoutedPool
 
 REQUEST = Request("critic", {"problem": "p"}, 0, "t", (("user", "p"),), "m", schema='{"type": "object"}', seed=7)
 
@@ -273,3 +275,21 @@ def test_every_worker_is_asked_who_it_is():
 
     with pytest.raises(UserError, match=r"http://worker1 serves 'other'"):
         asyncio.run(OpenAIPool(several(serve), PLACE).start())
+
+
+def test_no_key_in_an_address_or_a_reply_is_ever_seen():
+    c = HttpCaller("http://me:pass@pool?key=abc", 8, 5.0, 0, secret="sk-1")
+    assert (
+        c.clean("http://me:pass@pool/v1?key=abc&x=1: wrong key sk-1") == "http://pool/v1?key=(key)&x=1: wrong key (key)"
+    )
+
+
+def test_agents_on_one_server_share_what_it_asked_to_wait_and_its_limits():
+    agents = {"critic": AgentOptions(model="n"), "judge": AgentOptions(url="http://other")}
+    pool = RoutedPool(Options(pool=replace(PLACE, requests_per_minute=60), agents=agents))
+    common, critic, judge = (pool._by_agent[name].caller for name in ("", "critic", "judge"))
+    assert common is not critic
+    assert common.servers[0] is critic.servers[0]
+    assert common._pace is critic._pace
+    assert common.servers[0] is not judge.servers[0]
+    assert common._pace is not judge._pace

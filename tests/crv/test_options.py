@@ -47,7 +47,12 @@ def test_the_defaults_of_the_config_are_those_of_the_dataclass():
         ("agents", {"critic": {"temprature": 0.0}}, "agents.critic.temprature: no such config field"),
         ("verifier", {"asked": 1, "needed": 2}, "verifier.needed: 2: more than verifier.asked"),
         ("partition", {"driver": 2, "drivers": 2}, "partition.driver: 2: must be below"),
-        ("pool", {"kind": "openai"}, "pool.url: '': pool.kind openai needs a URL"),
+        ("pool", {"kind": "openai"}, "pool.url: '': kind openai needs a URL"),
+        (
+            "pool",
+            {"recordings": "a", "api_key": "sk-abc"},
+            "pool.api_key: not a name: give the name",
+        ),
         ("colour", "red", "colour: no such config field"),
     ],
 )

@@ -285,17 +285,24 @@ def test_fields_are_added_and_left_out_by_config():
 
 
 @pytest.mark.parametrize(
-    "described",
+    ("described", "pages"),
     [
-        {"max_model_len": 3000},  # vLLM, SGLang
-        {"meta": {"n_ctx": 3000, "n_ctx_train": 32768}},  # llama.cpp
-        {"context_length": 3000},  # Together, OpenRouter
-        {"top_provider": {"context_length": 3000}},
+        ({"max_model_len": 3000}, {}),  # vLLM, SGLang
+        ({"meta": {"n_ctx": 3000, "n_ctx_train": 32768}}, {}),  # llama.cpp
+        ({"context_length": 3000}, {}),  # Together, OpenRouter
+        ({"top_provider": {"context_length": 3000}}, {}),
+        ({}, {"/props": {"default_generation_settings": {"n_ctx": 3000}}}),  # llama.cpp before it listed n_ctx
+        ({}, {"/info": {"max_total_tokens": 3000}}),  # TGI
     ],
 )
-def test_the_room_is_computed_from_what_the_server_tells(described):
+def test_the_room_is_computed_from_what_the_server_tells(described, pages):
     seen = []
-    with serving(lambda body, *_: seen.append(body["max_tokens"]) or (200, chat()), [{"id": "m", **described}]) as url:
+
+    def reply(body, *_):
+        seen.append(body["max_tokens"])
+        return 200, chat()
+
+    with serving(reply, [{"id": "m", **described}], pages=pages) as url:
         ask(url, [replace(REQUEST, messages=(("user", "x" * 2000),))])
         ask(url, [replace(REQUEST, messages=(("user", "x" * 2000),))], context=2500)
     assert seen == [3000 - 1064, 2500 - 1064], "two bytes a token, and what a template adds"

@@ -21,6 +21,8 @@ def reply(status, document, **headers):
     return sort_reply(status, headers, body, lambda body: chat_answer(body, "m"))
 
 
+STOPS = ("eos", "eos_token", "end_turn", "stop_sequence", None, "", "STOP", "EOT", "<|im_end|>", "COMPLETE")
+LENGTHS = ("max_tokens", "model_length", "MAX_TOKENS", "context_window_exceeded", "max_output_tokens")
 THOUGHT = "<think>\nhm\n</think>\n\nhi"
 
 
@@ -55,9 +57,9 @@ THOUGHT = "<think>\nhm\n</think>\n\nhi"
         (chat("<think>and so on", "stop"), "<think>\nand so on", "length"),
         (chat(None, "length", reasoning="and so on"), "<think>\nand so on\n</think>\n\n", "length"),
         ({"choices": [{"text": "hi", "finish_reason": "stop"}]}, "hi", "stop"),
-        *((chat(reason=r), "hi", "stop") for r in ("eos", "eos_token", "end_turn", "stop_sequence", None, "STOP")),
-        *((chat(reason=r), "hi", "length") for r in ("max_tokens", "model_length", "MAX_TOKENS")),
-        *((chat(reason=r), "hi", CONTENT_FILTER) for r in ("content_filter", "SAFETY", "guardrail_intervened")),
+        *((chat(reason=r), "hi", "stop") for r in STOPS),
+        *((chat(reason=r), "hi", "length") for r in LENGTHS),
+        *((chat(reason=r), "hi", CONTENT_FILTER) for r in ("content_filter", "SAFETY", "refusal")),
         (chat(reason="repetition"), "hi", "repetition"),
         (chat(reason="tool_calls"), "hi", "tool_calls"),
         (chat(None, "stop", refusal="I cannot help with that."), "", CONTENT_FILTER),  # OpenAI
@@ -181,6 +183,8 @@ def test_a_wrong_set_up_stops_at_once_with_the_servers_own_words(status, documen
         ({}, "Rate limit reached. Please try again in 1m2.5s.", 62.5),
         ({}, '{"retryDelay": "12s"}', 12),
         ({}, '{"retry_after": 5}', 5),
+        ({"RateLimit": '"default";r=0;t=30'}, "", 30),
+        ({"RateLimit": "limit=10, remaining=3, reset=30"}, "", 0),
         ({}, "no word of it", 0),
     ],
 )
