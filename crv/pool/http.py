@@ -145,9 +145,11 @@ class HttpCaller:
         known: dict[str, Server] | None = None,
     ):
         known = {} if known is None else known  # servers that other clients ask too: their limits are shared
-        urls = dict.fromkeys(url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls))
-        self.servers = [known.setdefault(url, Server(url, Limiter(concurrency))) for url in urls]
-        self.prefixes = dict.fromkeys(urls, "")  # what stands between a URL and the paths of the API
+        given = [urls] if isinstance(urls, str) else urls
+        self.prefixes = dict.fromkeys(
+            (url.rstrip("/") for url in given), ""
+        )  # what stands between a URL and the paths of the API
+        self.servers = [known.setdefault(url, Server(url, Limiter(concurrency))) for url in self.prefixes]
         self.retries, self.timeout = retries, timeout
         self._pace, self._secret = pace or Pace(), secret
         self._stopped = asyncio.Event()
