@@ -49,7 +49,7 @@ def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 class Trackers:
     """The services that `config.log` names, each by its project; `write` takes metrics lines, `close` ends the run.
 
-    A step that is made again after a stop has the same numbers as before; the services keep the first.
+    A step that is made again after a stop has the same numbers as before: wandb keeps the first, trackio both.
     """
 
     def __init__(self, config: Mapping[str, Any], workdir: str | os.PathLike[str]):
