@@ -33,6 +33,8 @@ COMMANDS = {
     "evaluate": "cogpo_jax.commands.evaluation:evaluate",
     "report": "cogpo_jax.commands.project:report",
 }
+# Scripts of a checkout, with flags of their own; an installed package does not have them.
+SCRIPTS = {"teaches": "benchmarks/teaches.py"}
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
 
 
@@ -45,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv[1] == "--version":
         print(f"cogpo {__version__}")
         sys.exit(0)
+    if argv[1] in SCRIPTS:
+        _run_script(SCRIPTS[argv[1]], argv[2:])
     if argv[1] not in COMMANDS:
         near = difflib.get_close_matches(argv[1], COMMANDS, 1)
         _fail(
@@ -119,6 +123,13 @@ def require(*holders: flags.FlagHolder[Any]) -> tuple[Any, ...]:
     return tuple(holder.value for holder in holders)
 
 
+def _run_script(file: str, arguments: Sequence[str]) -> None:
+    path = config_files.PACKAGE.parent / file
+    if not path.is_file():
+        _fail(f"command line: {file}: is not part of an installed package; type this command in a checkout", 2)
+    os.execv(sys.executable, [sys.executable, str(path), *arguments])
+
+
 def _definition(name: str) -> Callable[[], Main]:
     module, _, function = COMMANDS[name].partition(":")
     found: Callable[[], Main] = getattr(importlib.import_module(module), function)
@@ -135,6 +146,8 @@ def _overview() -> str:
             "    cogpo COMMAND [--flag=value ...]     cogpo COMMAND --help says what a command takes",
             "",
             *lines,
+            "",
+            f"In a checkout also: {', '.join(SCRIPTS)}.",
         ]
     )
 

@@ -63,6 +63,11 @@ def test_a_documented_script_is_its_command_although_one_is_named_as_a_package(t
     assert (done.returncode, done.stdout) == (0, cogpo(tmp_path, "crv", "--help").stdout)
 
 
+def test_a_script_of_the_checkout_is_a_command_too(tmp_path):
+    done = cogpo(tmp_path, "teaches", "--help")
+    assert (done.returncode, "benchmarks/teaches.py" in done.stdout) == (0, True), done.stderr
+
+
 def test_an_unknown_command_is_one_line_with_the_nearest(tmp_path):
     done = cogpo(tmp_path, "trian")
     assert (done.returncode, done.stderr) == (
