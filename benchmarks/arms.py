@@ -8,6 +8,7 @@ An arm starts from SFT (`sft_steps`) and takes `pair_steps` more of what it says
     cogpo           ... then CogPO with beta 0.1 / 0.2 / 0.5 for small / medium / large
     cogpo_reversed  ... with 0.5 / 0.2 / 0.1: a control
     cogpo_student   ... with the student's own wrong answers as rejected, where it gave one
+    cogpo_nll       ... with the chosen side's NLL added to the loss (weight 1)
 
 CRV runs as it is, on a recorded pool that is written here. What is finished is not done again.
 """
@@ -30,8 +31,8 @@ from cogpo_jax.records import SftExample, read_groups, write_data
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("fitting", "terse", "convoluted")
-ARMS = ("asis", "rewrites", "cogpo", "dpo_0.1", "dpo_0.2", "dpo_0.5", "cogpo_reversed", "cogpo_student")
-BETAS = {"cogpo": (0.1, 0.2, 0.5), "cogpo_student": (0.1, 0.2, 0.5), "cogpo_reversed": (0.5, 0.2, 0.1)}
+ARMS = ("asis", "rewrites", "cogpo", "dpo_0.1", "dpo_0.2", "dpo_0.5", "cogpo_reversed", "cogpo_student", "cogpo_nll")
+BETAS = (0.1, 0.2, 0.5)  # small, medium, large
 _LABELS = {"fitting": "medium", "terse": "easy", "convoluted": "hard"}  # the critic's words
 _ANSWER = re.compile(r"[Tt]he answer is:?\s*\$?(-?[\d,]*\.?\d+)")
 
@@ -69,9 +70,10 @@ class Bench:
     compute_dtype: str = "float32"
     chat: bool = False
 
-    def kind(self, number: int) -> str:
-        """The kind of a training problem's original: a third each."""
-        return KINDS[number % len(KINDS)]
+
+def original_kind(number: int) -> str:
+    """The kind of a training problem's original: a third each."""
+    return KINDS[number % len(KINDS)]
 
 
 def answer_of(text: str) -> str:
@@ -109,7 +111,7 @@ def write_crv_files(bench: Bench) -> None:
     agents = Agents(load_prompts("default"), Options.from_config(crv_config(bench)))
     problems, recordings = [], []
     for number, item in enumerate(bench.problems["train"]):
-        kind, name = bench.kind(number), f"problem-{number}"
+        kind, name = original_kind(number), f"problem-{number}"
         original, fitting, label = item.texts[kind], item.texts["fitting"], _LABELS[kind]
         row = {"problem_id": name, "problem": item.problem, "answer": item.answer, "cot": original, "model": "rule"}
         problems.append(row)
@@ -128,8 +130,8 @@ def write_crv_files(bench: Bench) -> None:
 
 
 def make_data(bench: Bench) -> None:
-    """CRV's records (`crv`) and the texts as they came (`asis`); once."""
-    if (bench.folder / "asis" / "manifest.json").is_file():
+    """CRV's records (`crv`) and the texts as they came (`as_it_came`); once."""
+    if (bench.folder / "as_it_came" / "manifest.json").is_file():
         return
     from crv.driver import run
     from crv.options import Options
@@ -139,15 +141,17 @@ def make_data(bench: Bench) -> None:
     if summary["problems"].get("dropped"):
         raise UserError(f"CRV dropped {summary['drops']}: these texts should all pass")
     rows = (
-        SftExample(f"problem-{i}", "", item.problem, "", "", item.texts[bench.kind(i)], item.answer, "", "as it came")
+        SftExample(
+            f"problem-{i}", "", item.problem, "", "", item.texts[original_kind(i)], item.answer, "", "as it came"
+        )
         for i, item in enumerate(bench.problems["train"])
     )
-    write_data(bench.folder / "asis", sft={"train": rows}, info={"texts": "as they came"})
+    write_data(bench.folder / "as_it_came", sft={"train": rows}, info={"texts": "as they came"})
 
 
 def run_arm(bench: Bench, arm: str, split: str) -> None:
     """Trains what the arm needs, and evaluates it and the SFT that it starts from."""
-    data = "asis" if arm == "asis" else "crv"
+    data = "as_it_came" if arm == "asis" else "crv"
     first = "sft_asis" if arm == "asis" else "sft_rewrites"
     _sft(bench, data, first, bench.sft_steps, bench.sft_rate)
     evaluated(bench, first, split)
@@ -187,11 +191,14 @@ def _preference(bench: Bench, arm: str) -> None:
     if config.objective == "dpo":
         config.beta.default = float(arm.removeprefix("dpo_"))
     else:
-        config.beta.small, config.beta.medium, config.beta.large = BETAS[arm]
+        betas = BETAS[::-1] if arm == "cogpo_reversed" else BETAS
+        config.beta.small, config.beta.medium, config.beta.large = betas
+        config.loss.nll_weight = float(arm == "cogpo_nll")
     if arm == "cogpo_student":
         _own_mistakes(bench)
     config.data = str(bench.folder / ("student_wrong" if arm == "cogpo_student" else "crv"))
     config.init_from, config.tokenizer = str(bench.folder / "sft_rewrites"), ""
+    config.reference_cache.dir = str(bench.folder / "references")  # one reference for all arms
     config.batch.groups = bench.pair_batch
     _train(bench, arm, config)
 
@@ -309,27 +316,33 @@ def results(benches: Sequence[Bench], arms: Sequence[str], split: str) -> dict[s
     return {"split": split, "seeds": seeds, "arms": by_arm, "differences": differences}
 
 
-def write_page(found: Mapping[str, Any], file: Path) -> None:
-    """A self-contained page of `results`: a bar and its interval for each arm, and every difference."""
-    bars, rows = [], []
+def bars(found: Mapping[str, Any]) -> str:
+    """The arms' accuracies as SVG: a bar and its 95% interval for each."""
+    drawn = []
     for i, (arm, one) in enumerate(found["arms"].items()):
         y, (low, high) = 24 * i, (130 + 400 * end for end in one["interval"])
-        bars += [
+        drawn += [
             f'<text x="0" y="{y + 15}">{arm}</text>',
             f'<rect x="130" y="{y + 4}" width="{400 * one["accuracy"]:.1f}" height="14" fill="#79a"/>',
             f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y + 11}" y2="{y + 11}" stroke="#000"/>',
             f'<text x="540" y="{y + 15}">{one["accuracy"]:.1%}, {one["tokens"]:.0f} tokens</text>',
         ]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="700" height="{6 * len(drawn)}" font-family="sans-serif"'
+    return f'{head} font-size="13">{"".join(drawn)}</svg>'
+
+
+def write_page(found: Mapping[str, Any], file: Path) -> None:
+    """A self-contained page of `results`: the bars, and every difference."""
+    rows = []
     for name, one in found["differences"].items():
         low, high = (100 * end for end in one["interval"])
         rows.append(f"<tr><td>{name}<td>{100 * one['difference']:+.1f}<td>{low:+.1f} to {high:+.1f}</tr>")
-    height = 6 * len(bars)
     page = f"""<!doctype html><meta charset="utf-8"><title>Does it teach?</title>
 <style>body{{font:14px sans-serif;max-width:52em;margin:2em auto}}td{{padding:.1em 1em .1em 0}}</style>
 <h1>Does it teach?</h1>
 <p>Share of problems answered right ({found["split"]} split, seeds {found["seeds"]}); lines and ranges are 95% intervals
 over seeds and problems. One seed says nothing about other seeds.</p>
-<svg width="700" height="{height}" font-size="13">{"".join(bars)}</svg>
+{bars(found)}
 <h2>Differences, in points</h2><table>{"".join(rows)}</table>
 <pre>{json.dumps(found.get("settings", {}), indent=1)}</pre>
 """

@@ -42,13 +42,16 @@ PAIR_STEPS = flags.DEFINE_integer("pair_steps", 100, "Steps after it; of prefere
 SFT_RATE = flags.DEFINE_float("sft_rate", 2e-3, "Learning rate of SFT.")
 MORE_RATE = flags.DEFINE_float("more_rate", 5e-4, "Learning rate of the further SFT steps.")
 PAIR_RATE = flags.DEFINE_float("pair_rate", 5e-5, "Learning rate of preference training.")
-_SETTINGS = ("train", "test", "modulus", "sft_steps", "pair_steps", "sft_rate", "more_rate", "pair_rate")
+WRONG = flags.DEFINE_enum("wrong", "fitting", ["fitting", "original"], "The text that a wrong one is made from.")
+_SETTINGS = ("train", "test", "modulus", "sft_steps", "pair_steps", "sft_rate", "more_rate", "pair_rate", "wrong")
 
 
-def item(chain: Chain, rng: random.Random) -> arms.Item:
-    """A chain with its texts."""
+def item(chain: Chain, kind: str, rng: random.Random) -> arms.Item:
+    """A chain with its texts; kind: of its original."""
     texts = {kind: chain.text(kind) for kind in arms.KINDS}
-    return arms.Item(chain.problem, chain.answer, texts, chain.wrong("fitting", rng))
+    return arms.Item(
+        chain.problem, chain.answer, texts, chain.wrong(kind if WRONG.value == "original" else "fitting", rng)
+    )
 
 
 def bench(seed: int, root: Path) -> arms.Bench:
@@ -56,7 +59,9 @@ def bench(seed: int, root: Path) -> arms.Bench:
     world, folder, rng = World(modulus=MODULUS.value), root / f"seed-{seed}", random.Random(f"wrong {seed}")
     counts = {"train": TRAIN.value, "dev": TEST.value // 2, "test": TEST.value}
     every = iter(chains(world, sum(counts.values()), f"teaches {seed}"))
-    problems = {split: [item(next(every), rng) for _ in range(count)] for split, count in counts.items()}
+    problems = {
+        split: [item(next(every), arms.original_kind(i), rng) for i in range(count)] for split, count in counts.items()
+    }
     student = folder / "student"
     write_student(world, student)
 

@@ -1,0 +1,39 @@
+"""Mutants of the controlled world, its arms and the kept memory."""
+
+MUTANTS = [
+    (
+        "a slip is not carried through",
+        "examples/arithmetic/world.py",
+        "if 0 <= slip < i else 0",
+        "if 0 <= slip == i - 1 else 0",
+        "tests/test_teaches.py::test_a_slip_is_carried_through_to_the_end",
+    ),
+    (
+        "the interval leaves the seeds out",
+        "benchmarks/arms.py",
+        "rows = values[rng.integers(seeds, size=seeds)]",
+        "rows = values",
+        "tests/test_teaches.py::test_the_interval_is_of_seeds_and_problems",
+    ),
+    (
+        "freed memory goes back to the system",
+        "cogpo_jax/training/speed.py",
+        "mallopt(mmap_max, 0)",
+        "True",
+        "tests/training/test_keep_memory.py::test_steps_of_a_small_student_map_no_new_pages_and_give_the_same_bits",
+    ),
+    (
+        "a large student's memory is kept",
+        "cogpo_jax/training/speed.py",
+        "_SMALL = 200_000_000",
+        "_SMALL = 200_000_000_000",
+        "tests/training/test_keep_memory.py::test_a_large_student_leaves_the_c_library_alone",
+    ),
+    (
+        "annotations stay in the person's solution",
+        "examples/gsm8k_texts.py",
+        'plain = [_CALCULATION.sub("", line) for line in lines]',
+        "plain = lines",
+        "tests/crv/test_gsm8k_texts.py::test_all_three_texts_reach_the_answer_and_differ_in_length",
+    ),
+]
