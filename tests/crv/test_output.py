@@ -18,8 +18,8 @@ from cogpo_jax.records import Group, Pair, Response, read_groups, read_sft, spli
 from cogpo_jax.records.schema import decode_sft
 from crv import review
 from crv.driver import run
-from crv.output import balanced, chosen_is_longer, count_directions
-from crv.problems import read_problems
+from crv.output import balanced, chosen_is_longer, count_directions, make_group
+from crv.problems import Problem, read_problems
 from crv.review import take_audit, write_audit
 
 HERE = Path(__file__).parent
@@ -194,3 +194,17 @@ def test_array_record_holds_the_records(workdir):
     assert texts == {row.id for row in read_sft(workdir, "train")}
     count = sum(module.ArrayRecordReader(str(file)).num_records() for file in files)
     assert count == splits(workdir)["sft"]["train"]
+
+
+def test_the_students_own_mistake_comes_before_all_others():
+    problem = Problem("p", "What is 1 + 1?", "2")
+    texts = {"teacher": "original", "student": "student-0", "solver": "solver-0", "rule": "a-rule"}
+    responses = [Response("s", "", "teacher", "", "", "", "It is 2.", "suitable", "{}")]
+    responses += [
+        Response(name, "", origin, "", "", "", f"It is 3, says {name}.", "incorrect", "{}")
+        for origin, name in texts.items()
+    ]
+    group = make_group(problem, responses)
+    assert [r.origin for r in group.responses if r.kind == "incorrect"] == ["student"]
+    without = make_group(problem, [r for r in responses if r.origin != "student"])
+    assert [r.origin for r in without.responses if r.kind == "incorrect"] == ["teacher"]

@@ -152,6 +152,7 @@ def test_a_refusal_of_no_known_kind_is_not_sure():
         ),
         (402, {"error": {"message": "Insufficient credits"}}, "Insufficient credits"),
         (429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, "current quota"),
+        (429, {"error": {"message": "no more for you", "code": "insufficient_quota"}}, "no more for you"),
         (200, {"error": {"code": 401, "message": "No auth credentials found"}}, "No auth credentials"),
         (307, b"", "307"),
     ],

@@ -1,0 +1,88 @@
+"""CRV: breaks that a named test must notice (see tests/mutants/list.py for the form)."""
+
+MUTANTS = [
+    (
+        "a 408 or 425 is a wrong set-up",
+        "crv/pool/replies.py",
+        "status >= 500 or status in _LATER_STATUS",
+        "status >= 500",
+        "tests/crv/test_replies.py::test_what_may_pass_is_to_come_back_later",
+    ),
+    (
+        "Retry-After is not obeyed",
+        "crv/pool/http.py",
+        "            server.told(reply.seconds)\n",
+        "",
+        "tests/crv/test_real_servers.py::test_64_in_flight_against_half_a_request_a_second_wait_as_told_and_none_is_lost",
+    ),
+    (
+        "a thought in message.reasoning is lost",
+        "crv/pool/replies.py",
+        '("reasoning_content", "reasoning", "thinking"',
+        '("reasoning_content", "thinking"',
+        "tests/crv/test_replies.py::test_an_answer_in_any_form_is_read_with_its_thought_and_its_end",
+    ),
+    (
+        "a cut-off thought is a solution",
+        "crv/pool/replies.py",
+        '"length" if ended == "stop" else ended',
+        "ended",
+        "tests/crv/test_replies.py::test_an_answer_in_any_form_is_read_with_its_thought_and_its_end",
+    ),
+    (
+        "no quota is waited for",
+        "crv/pool/replies.py",
+        "if status == 402 or _NO_QUOTA.search(said) or",
+        "if status == 402 or",
+        "tests/crv/test_replies.py::test_a_wrong_set_up_stops_at_once_with_the_servers_own_words",
+    ),
+    (
+        "the key is in a message",
+        "crv/pool/http.py",
+        'return words.replace(self._secret, "(key)") if self._secret else words',
+        "return words",
+        "tests/crv/test_real_servers.py::test_the_key_goes_to_its_server_and_is_never_seen",
+    ),
+    (
+        "the pool's key goes to another server",
+        "crv/options.py",
+        'mine = {"api_key": "", **mine}',
+        "pass",
+        "tests/crv/test_real_servers.py::test_an_agents_own_server_does_not_get_the_pools_key",
+    ),
+    (
+        "two labels are one",
+        "crv/agents.py",
+        "if len({_word(row[wanted]) for row in found}) > 1:",
+        "if False:",
+        "tests/crv/test_loop.py::test_an_answer_without_one_clear_label_is_unusable_and_says_why",
+    ),
+    (
+        "the student has no precedence",
+        "crv/output.py",
+        '{"student": 0, "teacher": 1,',
+        '{"student": 9, "teacher": 1,',
+        "tests/crv/test_output.py::test_the_students_own_mistake_comes_before_all_others",
+    ),
+    (
+        "the pause before a restart overflows",
+        "crv/serve.py",
+        "2.0 ** min(process.failures, 10)",
+        "2.0 ** process.failures",
+        "tests/crv/test_serve.py::test_the_pause_before_a_restart_is_capped_and_forgotten_after_a_quiet_hour",
+    ),
+    (
+        "a ledger in a folder with # is another",
+        "crv/ledger.py",
+        "quote(str(self.path))",
+        "self.path",
+        "tests/crv/test_ledger.py::test_a_ledger_opens_in_a_folder_of_any_name",
+    ),
+    (
+        "a bad run ends well",
+        "crv/summary.py",
+        "drops[reason] <= share * walked",
+        "drops[reason] <= walked",
+        "tests/crv/test_real_servers.py::test_a_run_that_went_badly_says_why_and_what_to_change_and_ends_with_code_3",
+    ),
+]
