@@ -248,7 +248,7 @@ def speak(bench: Bench, name: str, prompts: list[str], temperature: float = 0.0)
     from cogpo_jax.student.model import ForwardOptions
     from cogpo_jax.student.sampling import GREEDY, Sampling
     from cogpo_jax.text import TextFormat, encode_prompts, end_token_id, load_tokenizer, prompt_text
-    from cogpo_jax.training.initial import load_params
+    from cogpo_jax.training.checkpoint import load_params
 
     tokenizer = load_tokenizer(bench.folder / name / "tokenizer")
     text_format = TextFormat(prompt="chat" if bench.chat else "raw")

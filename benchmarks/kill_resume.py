@@ -150,8 +150,7 @@ def _state(workdir: Path) -> dict[str, dict[str, str]]:
     """The checksums of the last checkpoint's arrays, computed again from the arrays themselves."""
     import jax
 
-    from cogpo_jax.training.checkpoint import Checkpoints
-    from cogpo_jax.training.checksum import array_checksums
+    from cogpo_jax.training.checkpoint import Checkpoints, array_checksums
 
     copy = workdir.with_name(f"{workdir.name}-copy")
     shutil.copytree(workdir / "checkpoints", copy / "checkpoints")

@@ -91,8 +91,7 @@ def line(size: str, check: dict[str, Any]) -> tuple[str, ...]:
         f"{apply['peak'] / GIB:.2f} GiB",
         programs["reference"]["refused"] or f"{programs['reference']['peak'] / GIB:.2f} GiB",
         f"{worst / GIB:.1f} of {check['hbm'] / GIB:.2f} GiB{fits}",
-        f"{sum(micro['flops_per_token'].values()) / 1e9:.1f} "
-        f"({micro['flops_of_model']:.3f}; {micro['attention_of_model']:.3f})",
+        f"{sum(micro['flops_per_token'].values()) / 1e9:.1f}",
         _sent(micro, apply) if micro["compiled"] else "-",
         ", ".join(f"{p['compile_seconds']:.0f}" for p in check["programs"]) + " s",
     )

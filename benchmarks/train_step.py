@@ -16,6 +16,7 @@ system), of use on a shared machine; model_flops by formula (training/flops.py: 
 for counted tokens, no recomputation), of the steps alone.
 """
 
+import dataclasses
 import json
 import random
 import resource
@@ -108,14 +109,11 @@ def measure(config: config_dict.ConfigDict, folder: Path, steps: int) -> dict[st
     import numpy as np
     from etils import epath
 
-    from cogpo_jax.data.feed import Feed, prefetch
+    from cogpo_jax.data.batches import Feed, prefetch
     from cogpo_jax.progress import say
-    from cogpo_jax.training.flops import Flops, model_flops
-    from cogpo_jax.training.initial import resolve
-    from cogpo_jax.training.reference import ReferenceCache
-    from cogpo_jax.training.scoring import fill_reference
-    from cogpo_jax.training.setup import as_float32, prepare
-    from cogpo_jax.training.speed import keep_freed_memory
+    from cogpo_jax.training.log import Flops, keep_freed_memory, model_flops
+    from cogpo_jax.training.scoring import ReferenceCache, fill_reference
+    from cogpo_jax.training.setup import as_float32, prepare, resolve_initial
 
     if config.compile_cache.dir:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache.dir)
@@ -123,16 +121,14 @@ def measure(config: config_dict.ConfigDict, folder: Path, steps: int) -> dict[st
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiling.append(seconds) if "backend_compile" in event else None
     )
-    initial = resolve(
-        config.init_from, config.model, config.tokenizer, seed=config.seed, param_dtype=config.param_dtype, say=say
-    )
+    initial = resolve_initial(config)
     if not KEEP_NOTHING.value:
         keep_freed_memory(initial.student)
     setup = prepare(config, epath.Path(folder / "run"), initial)
     plan, programs, data = setup.plan, setup.programs, setup.data
     plans = [plan.step(k) for k in range(steps or plan.steps_per_epoch)]
-    cached, live = setup.betas and config.reference == "cached", setup.betas and config.reference == "live"
-    feed = Feed(data, plan, setup.mesh, slots=plan.max_slots, beta_by_gap=setup.betas)
+    cached, live = setup.pairs and config.reference == "cached", setup.pairs and config.reference == "live"
+    feed = Feed(data, plan, setup.mesh, slots=plan.max_slots, pairs=setup.pairs)
 
     def fresh() -> tuple[Any, Any]:
         params = initial.load(setup.mesh)
@@ -143,7 +139,7 @@ def measure(config: config_dict.ConfigDict, folder: Path, steps: int) -> dict[st
         gradients, sums = programs.start(params)
         for batch in batches:
             if live:
-                batch["reference_logps"], _ = programs.score(reference_params, batch)
+                batch = dataclasses.replace(batch, reference_logps=programs.score(reference_params, batch.rows)[0])
             gradients, sums = programs.accumulate(params, gradients, sums, batch, jnp.float32(normalizer))
         params, opt_state, _ = programs.apply(params, opt_state, gradients, jnp.int32(k))
         return params, opt_state, sums
@@ -164,11 +160,9 @@ def measure(config: config_dict.ConfigDict, folder: Path, steps: int) -> dict[st
     if cached:
         cache = ReferenceCache(folder / "reference", {}, say)
         steps_of_epoch = min(len(plans), plan.steps_per_epoch)
-        rows = Feed(data, plan, setup.mesh, slots=plan.max_slots)
+        rows = Feed(data, plan, setup.mesh, slots=plan.max_slots, pairs=False)
         reference = fill_reference(cache, programs.score, lambda: params, data, plan, rows, steps_of_epoch)
-        feed = Feed(
-            data, plan, setup.mesh, slots=plan.max_slots, beta_by_gap=setup.betas, reference=np.asarray(reference)
-        )
+        feed = Feed(data, plan, setup.mesh, slots=plan.max_slots, pairs=setup.pairs, reference=np.asarray(reference))
     reference_seconds, reference_cpu = clock.read()
     clock, losses, step_seconds = Clock(), [], []
     ready = prefetch(

@@ -7,9 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cogpo_jax.objective.cogpo import cogpo_loss
+    from cogpo_jax.objective.cogpo import cogpo_loss, sft_loss
     from cogpo_jax.objective.logps import token_logps
-    from cogpo_jax.objective.sft import sft_loss
     from cogpo_jax.student.config import StudentConfig
     from cogpo_jax.student.model import ForwardOptions, Student
 
@@ -17,7 +16,7 @@ __version__ = "0.2.0"
 
 _EXPORTS = {
     "cogpo_loss": "cogpo_jax.objective.cogpo",
-    "sft_loss": "cogpo_jax.objective.sft",
+    "sft_loss": "cogpo_jax.objective.cogpo",
     "token_logps": "cogpo_jax.objective.logps",
     "Student": "cogpo_jax.student.model",
     "ForwardOptions": "cogpo_jax.student.model",

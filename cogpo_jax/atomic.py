@@ -1,11 +1,17 @@
-"""Files that are either whole or absent: write beside, fsync, rename, fsync the folder."""
+"""Files that are either whole or absent (write beside, fsync, rename, fsync the folder), and one writer to a folder."""
 
 import contextlib
+import datetime
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import socket
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -114,3 +120,87 @@ def _take_name(temporary: Path, path: Path) -> None:
         _fsync_folder(path.parent)
     finally:
         shutil.rmtree(old.parent, ignore_errors=True)
+
+
+class FolderLock:
+    """One writer to a folder, local or `gs://`: a context manager that refuses while another process holds it.
+
+    On a file system the kernel holds the lock, so that of a dead process is none. An object store has no locks: there
+    `.lock` is a lease that a thread renews every `BEAT` seconds, and that counts as left behind when its process is
+    dead on this host, or when it has not been renewed for `STALE` seconds.
+    Raises UserError that names the holder: host, process id, since when.
+    """
+
+    BEAT, STALE, SETTLE = 30.0, 180.0, 1.0
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self._folder, self._file, self._released = folder, -1, threading.Event()
+        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "nonce": secrets.token_hex(8)}
+
+    def __enter__(self) -> "FolderLock":
+        if is_remote(self._folder):
+            self._take_lease()
+            return self
+        Path(self._folder).mkdir(parents=True, exist_ok=True)
+        self._file = os.open(Path(self._folder) / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._file, 4096, 0)
+            os.close(self._file)
+            raise self._refused(_json_or_empty(holder)) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, json.dumps(self._mine).encode(), 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        if self._file >= 0:
+            os.ftruncate(self._file, 0)
+            os.close(self._file)  # the file stays: to remove it would race with the next holder
+        elif (found := self._lease()) and found.get("nonce") == self._mine["nonce"]:
+            self._lease_path().unlink()
+
+    def _lease_path(self) -> Any:
+        from etils import epath
+
+        return epath.Path(self._folder) / ".lock"
+
+    def _lease(self) -> dict[str, Any]:
+        path = self._lease_path()
+        return _json_or_empty(path.read_bytes()) if path.exists() else {}
+
+    def _write_lease(self) -> None:
+        write_json(self._lease_path(), {**self._mine, "beat": time.time()})
+
+    def _take_lease(self) -> None:
+        if (other := self._lease()) and self._is_held(other):
+            raise self._refused(other)
+        self._write_lease()
+        time.sleep(self.SETTLE)  # two that saw no lease both wrote: the last one keeps it
+        if (other := self._lease()).get("nonce") != self._mine["nonce"]:
+            raise self._refused(other)
+        threading.Thread(target=self._renew, name="workdir lease", daemon=True).start()
+
+    def _is_held(self, lease: dict[str, Any]) -> bool:
+        if lease.get("host") == self._mine["host"] and not Path(f"/proc/{lease.get('pid')}").exists():
+            return False
+        return time.time() - float(lease.get("beat", 0)) < self.STALE
+
+    def _renew(self) -> None:
+        while not self._released.wait(self.BEAT):
+            with contextlib.suppress(Exception):  # the store may be away for a moment: the next beat tries again
+                self._write_lease()
+
+    def _refused(self, holder: dict[str, Any]) -> UserError:
+        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
+        return UserError(f"workdir: {self._folder}: in use by {who}: wait for it, stop it, or take another workdir")
+
+
+def _json_or_empty(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -321,7 +321,7 @@ def max_logit_difference(workdir: str | Path, hf_folder: str | Path, texts: list
     from cogpo_jax.sharding import make_mesh
     from cogpo_jax.student.model import ForwardOptions, graphdef_of
     from cogpo_jax.text import load_tokenizer
-    from cogpo_jax.training.initial import load_params
+    from cogpo_jax.training.checkpoint import load_params
 
     own, theirs = load_tokenizer(Path(workdir) / "tokenizer"), AutoTokenizer.from_pretrained(hf_folder)
     model = AutoModelForCausalLM.from_pretrained(hf_folder, dtype=torch.float32).eval()

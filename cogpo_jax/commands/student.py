@@ -130,7 +130,7 @@ def export() -> cli.Main:
 
         jax.config.update("jax_platforms", "cpu")  # an accelerator may be busy with the run itself
         from cogpo_jax import model_card
-        from cogpo_jax.training.export import export_checkpoint
+        from cogpo_jax.training.checkpoint import export_checkpoint
 
         report = export_checkpoint(run, folder, step=step.value, dtype=dtype.value, overwrite=overwrite.value)
         licences = model_card.Licences(license_name.value, data_license.value, base_model.value)

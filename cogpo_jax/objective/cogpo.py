@@ -1,16 +1,21 @@
-"""CogPO: DPO with a beta per pair, set by the size of the pair's cognitive gap.
+"""The losses and their metrics: CogPO (DPO with a beta per pair, set by the size of the pair's gap) and SFT.
 
 CogPO: Cai et al., "Enhancing Reasoning Abilities of Small LLMs with Cognitive Alignment", EMNLP 2025, arXiv 2504.09802.
 DPO: Rafailov et al., NeurIPS 2023, arXiv 2305.18290. The options and their sources stand at `PreferenceOptions`.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cogpo_jax.objective.metrics import Metrics, by_gap, correlation_terms
+from cogpo_jax.records.schema import GAPS
+
+# {name: {gap: (weighted sum, summed weight)}}: sums survive accumulation over micro-batches and devices.
+Metrics = dict[str, dict[str, tuple[Array, Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,7 @@ def cogpo_loss(
 
     policy_logps, reference_logps: summed log-probs (nats) of the R unique responses under policy and reference.
     chosen, rejected: indices into the responses; beta: > 0, per pair or one for all; weight: 0 for padding pairs.
-    gap: index into `metrics.GAPS` per pair, for metrics; tokens: response lengths, needed by the options with length.
+    gap: index into `GAPS` per pair, for metrics; tokens: response lengths, needed by the options with length.
     normalizer: divides the weighted sum instead of sum(weight), so that micro-batches add up to one batch.
     Returns (loss, metrics), metrics as (sum, weight) per gap. A pair of weight 0 adds nothing, even where it is NaN.
     `margin` and the log-ratios are in nats per response without beta, the rewards with it. `kl` estimates
@@ -96,3 +101,53 @@ def cogpo_loss(
         weight,
     )
     return value, metrics
+
+
+def sft_loss(
+    logps: Float[Array, "..."],
+    mask: Float[Array, "..."],
+    *,
+    normalizer: Float[Array, ""] | float | None = None,
+) -> tuple[Float[Array, ""], Metrics]:
+    """loss = -sum(mask * logps) / sum(mask), in nats per response token.
+
+    logps: token (or response) log-probs; mask: 1 per token that counts (or the token count of each response, with
+    `logps` already summed). normalizer: divides instead of sum(mask), so that micro-batches add up to one batch.
+    """
+    mask = mask.astype(jnp.float32)
+    nll = -jnp.where(mask > 0, logps, 0.0).sum()
+    tokens = mask.sum()
+    loss = nll / (jnp.maximum(tokens, 1e-9) if normalizer is None else normalizer)
+    return loss, {"nll": {"all": (nll, tokens)}}
+
+
+def by_gap(values: Mapping[str, Float[Array, " P"]], gap: Int[Array, " P"], weight: Float[Array, " P"]) -> Metrics:
+    """{name: {gap: (weighted sum, summed weight)}} for each gap of `GAPS` and `all`; weight 0 hides even a NaN."""
+    members = {name: jnp.where(gap == i, weight, 0.0) for i, name in enumerate(GAPS)} | {"all": weight}
+    return {
+        name: {g: (jnp.where(w > 0, w * value, 0.0).sum(), w.sum()) for g, w in members.items()}
+        for name, value in values.items()
+    }
+
+
+def correlation_terms(name: str, x: Array, y: Array) -> dict[str, Array]:
+    """The moments from which `finish` computes Pearson's correlation of x and y as metric `{name}_corr`."""
+    return {f"{name}_corr/{k}": v for k, v in (("x", x), ("y", y), ("xx", x * x), ("yy", y * y), ("xy", x * y))}
+
+
+def finish(metrics: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> dict[str, dict[str, float]]:
+    """{name: {gap: mean}} as Python floats; gaps without weight are left out, correlations computed from moments."""
+    means = {
+        name: {g: float(total) / float(weight) for g, (total, weight) in gaps.items() if float(weight) > 0}
+        for name, gaps in metrics.items()
+    }
+    out = {name: gaps for name, gaps in means.items() if "/" not in name}
+    for name in {n.split("/")[0] for n in means if "/" in n}:
+        moments = {k: means[f"{name}/{k}"] for k in ("x", "y", "xx", "yy", "xy")}
+        out[name] = {}
+        for g in moments["x"]:
+            x, y, xx, yy, xy = (moments[k][g] for k in ("x", "y", "xx", "yy", "xy"))
+            spread = max(xx - x * x, 0.0) * max(yy - y * y, 0.0)
+            if spread > 0:  # a constant has no correlation
+                out[name][g] = (xy - x * y) / spread**0.5
+    return out

@@ -1,7 +1,6 @@
 """Whether a config fits a TPU slice, by the real compiler: memory, FLOPs, traffic, compile time of its programs."""
 
 import dataclasses
-import math
 import re
 import time
 from collections.abc import Sequence
@@ -11,13 +10,12 @@ from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
-from cogpo_jax.sharding import make_mesh, row_shards
-from cogpo_jax.student.attention import tiles
+from cogpo_jax.sharding import make_mesh
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.tpu.collectives import Collective, collectives
 from cogpo_jax.tpu.programs import Program, device_bytes, programs, student_of
 from cogpo_jax.tpu.topology import GIB, Topology
-from cogpo_jax.training.flops import Flops, jaxpr_flops, model_flops
+from cogpo_jax.training.log import Flops, model_flops
 
 _OVER = re.compile(r"(?:Used|temporaries \()\s*([\d.]+)([KMGT]).*?(?:of|HBM \()\s*([\d.]+)([KMGT])", re.DOTALL)
 _ON_CHIP = re.compile(r"memory space (?!hbm)(\w+)\. Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])")
@@ -33,8 +31,7 @@ class Compiled:
     beside: float  # stays in memory while the program runs, untouched
     compile_seconds: float
     tokens: int  # row tokens of a call, all chips together
-    flops: Flops  # of a call, all chips together, counted in the jaxpr
-    model: Flops  # the same by the model's formula
+    flops: Flops  # of a call, all chips together, recomputation included; by formula (tests count them in the jaxpr)
     exchanges: tuple[Collective, ...]
     compiled: bool
     refused: str = ""  # a kernel that needs more of the chip's own memories than there is; peak is then unknown, 0
@@ -43,16 +40,6 @@ class Compiled:
     def needed(self) -> float:
         """HBM that must be there while the program runs."""
         return self.peak + self.beside
-
-    @property
-    def flops_of_model(self) -> float | None:
-        """Counted over needed FLOPs of layers and head; None where the program has none."""
-        return self.flops.without_attention / self.model.without_attention if self.tokens else None
-
-    @property
-    def attention_of_model(self) -> float | None:
-        """The same for attention: the tiles at the diagonal, and what its kernels compute twice."""
-        return self.flops.attention / self.model.attention if self.tokens else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +83,7 @@ def check(
 def _compile(
     program: Program, config: config_dict.ConfigDict, student: StudentConfig, topology: Topology, mesh: Mesh
 ) -> Compiled:
-    traced = program.function.trace(*program.arguments)
-    lowered = traced.lower()
+    lowered = program.function.lower(*program.arguments)
     start = time.monotonic()
     exchanges: tuple[Collective, ...]
     refused = ""
@@ -112,9 +98,9 @@ def _compile(
         slices = [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
         exchanges = tuple(collectives(executable.as_text(), slices))
     seconds = time.monotonic() - start
-    flops, model = _flops(program, traced, config, student, mesh)
+    flops = _flops(program, config, student)
     beside = device_bytes(program.beside)
-    return Compiled(program.name, peak, beside, seconds, program.tokens, flops, model, exchanges, compiled, refused)
+    return Compiled(program.name, peak, beside, seconds, program.tokens, flops, exchanges, compiled, refused)
 
 
 def _on_chip(error: JaxRuntimeError) -> str:
@@ -130,25 +116,18 @@ def _asked_for(error: JaxRuntimeError) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def _flops(
-    program: Program, traced: Any, config: config_dict.ConfigDict, student: StudentConfig, mesh: Mesh
-) -> tuple[Flops, Flops]:
-    """Counted and by formula, for rows that each hold one segment whose tokens all count: the most there can be."""
+def _flops(program: Program, config: config_dict.ConfigDict, student: StudentConfig) -> Flops:
+    """For rows that each hold one segment whose tokens all count: the most there can be."""
     if not program.tokens:
-        return Flops(), Flops()
-    local = program.tokens // row_shards(mesh)
-    length, rows = config.rows.length, program.tokens // config.rows.length
-    groups = student.num_attention_heads // student.num_key_value_heads
-    n = length // tiles("splash", config.compute_dtype, length, groups)[0]
-    counted = jaxpr_flops(traced.jaxpr, head_trips=math.ceil(local / config.logits_chunk), visited=(n + 1) / (2 * n))
-    model = model_flops(
+        return Flops()
+    length = config.rows.length
+    return model_flops(
         student,
-        [length] * rows,
+        [length] * (program.tokens // length),
         program.tokens,
         backward=program.name == "micro-step",
         remat="dots" if config.remat == "none" else config.remat,  # what the algorithm recomputes anyway is counted
     )
-    return counted, model
 
 
 def _advice(config: config_dict.ConfigDict, student: StudentConfig, mesh: Mesh, over: float) -> tuple[str, ...]:
@@ -201,9 +180,6 @@ def to_json(result: Check, config: config_dict.ConfigDict) -> dict[str, Any]:
 
 
 def _program_json(p: Compiled) -> dict[str, Any]:
-    def per_token(flops: Flops) -> dict[str, float]:
-        return {k: v / p.tokens for k, v in dataclasses.asdict(flops).items()} if p.tokens else {}
-
     return {
         "name": p.name,
         "compiled": p.compiled,
@@ -212,10 +188,7 @@ def _program_json(p: Compiled) -> dict[str, Any]:
         "beside": p.beside,
         "compile_seconds": round(p.compile_seconds, 1),
         "tokens": p.tokens,
-        "flops_per_token": per_token(p.flops),
-        "model_flops_per_token": per_token(p.model),
-        "flops_of_model": p.flops_of_model,
-        "attention_of_model": p.attention_of_model,
+        "flops_per_token": {k: v / p.tokens for k, v in dataclasses.asdict(p.flops).items()} if p.tokens else {},
         "collectives": [dataclasses.asdict(c) for c in p.exchanges],
     }
 
@@ -227,14 +200,12 @@ def table(result: Check) -> str:
     lines = [
         f"{result.topology.num_slices} x {result.topology.name} ({mesh}), {_gib(hbm)} of HBM a chip",
         "",
-        f"{'program':<12}{'peak':>11}{'beside':>11}{'left':>11}{'GFLOP/token':>13}{'of model':>10}"
-        f"{'attention':>11}{'compile':>10}",
+        f"{'program':<12}{'peak':>11}{'beside':>11}{'left':>11}{'GFLOP/token':>13}{'compile':>10}",
     ]
     for p in result.programs:
         rate = f"{p.flops.total / p.tokens / 1e9:.2f}" if p.tokens else "-"
-        ratios = [f"{x:.3f}" if x else "-" for x in (p.flops_of_model, p.attention_of_model)]
         left = _gib(hbm - p.needed)
-        cells = f"{_gib(p.peak):>11}{_gib(p.beside):>11}{left:>11}{rate:>13}{ratios[0]:>10}{ratios[1]:>11}"
+        cells = f"{_gib(p.peak):>11}{_gib(p.beside):>11}{left:>11}{rate:>13}"
         lines.append(f"{p.name:<12}{cells}{p.compile_seconds:>8.0f} s")
     for p in result.programs:
         sent = [f"{c.kind} {_mb(c.bytes)} ({c.network}, {c.count}x)" for c in p.exchanges if c.bytes >= 1e3]

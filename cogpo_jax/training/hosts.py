@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -76,6 +76,26 @@ def check_same(facts: Mapping[str, Any]) -> None:
             faults.append(f"{name} (hosts {' / '.join(map(str, kinds.values()))}; {mine!r} on this one)")
     if faults:
         raise UserError(f"{', '.join(faults)}: differs between hosts: every host must run the same")
+
+
+def on_first(work: Callable[[], Any]) -> None:
+    """Runs `work` on process 0 alone. Raises its UserError on every host, so that none waits for the others."""
+    fault = ""
+    if jax.process_index() == 0:
+        try:
+            work()
+        except UserError as error:
+            fault = str(error)
+    if jax.process_count() > 1:
+        told = np.frombuffer(fault.encode()[:1024].ljust(1024, b"\0"), np.uint8)
+        fault = bytes(multihost_utils.broadcast_one_to_all(told)).rstrip(b"\0").decode(errors="replace")
+    if fault:
+        raise UserError(fault)
+
+
+def all_agree(ok: bool) -> bool:
+    """Whether `ok` is true on every host; to be called by all of them."""
+    return ok if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
 def code_digest() -> str:
@@ -165,6 +185,10 @@ class Watchdog:
     def at(self, step: int, doing: str) -> None:
         """The run is alive: it has finished `step` steps and does this now."""
         self._step, self._doing, self._since = step, doing, time.monotonic()
+
+    def alive(self) -> None:
+        """The run is alive and still does what it did."""
+        self._since = time.monotonic()
 
     def _watch(self) -> None:
         said = self._since

@@ -15,7 +15,7 @@ import numpy as np
 
 from cogpo_jax import text
 from cogpo_jax.atomic import atomic_file
-from cogpo_jax.data.feed import Feed
+from cogpo_jax.data.batches import Feed
 from cogpo_jax.data.plan import EpochPlan, default_shapes
 from cogpo_jax.data.tokens import TokenizedData, tokenize_records
 from cogpo_jax.errors import RunError, UserError
@@ -23,12 +23,12 @@ from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.progress import Bar
 from cogpo_jax.prompt_rows import check_rows, read_rows, to_line, windows
 from cogpo_jax.records import Group, Response
-from cogpo_jax.sharding import make_mesh, replicated, row_shards
+from cogpo_jax.sharding import make_mesh, row_shards
 from cogpo_jax.student.attention import default_backend
 from cogpo_jax.student.model import ForwardOptions
 from cogpo_jax.student.weights import from_hf
 from cogpo_jax.training.scoring import planned, score_planned
-from cogpo_jax.training.step import StepSettings, score
+from cogpo_jax.training.step import StepSettings, make_score
 
 _FIELDS = ("prompt", "response")
 _SHORTEST_ROW = 256
@@ -91,7 +91,7 @@ class _Scorer:
         self._longest = options.row_length or config.max_position_embeddings
         # The program is compiled for any window: max_slots bounds the responses of a micro-batch.
         settings = StepSettings(config, forward, "sft", PreferenceOptions(), 512, options.window)
-        self._program = jax.jit(functools.partial(score, settings=settings), out_shardings=replicated(self._mesh))
+        self._program = make_score(settings)
 
     def __call__(self, rows: list[dict[str, Any]], progress: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """What each row gets, in order; progress(n) hears how many rows are done."""
@@ -115,7 +115,7 @@ class _Scorer:
         if not len(fitting):
             return logps, counts
         plan = self._plan(data, self._options.row_length or _row_length(int(fitting.max()), self._longest))
-        feed, done = Feed(data, plan, self._mesh, slots=self._options.window), len(logps) - len(fitting)
+        feed, done = Feed(data, plan, self._mesh, slots=self._options.window, pairs=False), len(logps) - len(fitting)
         micro_batches = planned(plan, plan.steps_per_epoch)
         for responses, values, tokens in score_planned(self._program, self._params, feed, micro_batches):
             logps[responses], counts[responses] = values, tokens

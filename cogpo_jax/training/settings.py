@@ -3,14 +3,20 @@
 Imports no jax, so that a mistyped field costs no start-up of an accelerator.
 """
 
+import importlib.util
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Int
 from ml_collections import config_dict
 
+from cogpo_jax.atomic import is_remote
 from cogpo_jax.errors import UserError
 from cogpo_jax.records.schema import GAPS
 from cogpo_jax.text import TextFormat
@@ -79,6 +85,12 @@ FREE_ON_RESUME = (
 )
 
 
+_PATHS = (
+    *("data", "init_from", "model", "tokenizer", "eval.data"),
+    *("reference_cache.dir", "token_cache.dir", "compile_cache.dir"),
+)
+
+
 def check(config: config_dict.ConfigDict) -> None:
     """Raises UserError naming the first field that is out of range or contradicts another."""
     flat = flatten(config.to_dict())
@@ -108,6 +120,50 @@ def check(config: config_dict.ConfigDict) -> None:
     text_format(config)
 
 
+def resolved(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    """A copy in which `~` stands for the home folder in every path."""
+    config = config.copy_and_resolve_references()
+    for name in _PATHS:
+        *sections, field = name.split(".")
+        section = config
+        for part in sections:
+            section = section[part]
+        if isinstance(section[field], str) and section[field].startswith("~"):
+            section[field] = str(Path(section[field]).expanduser())
+    return config
+
+
+def folder(flag: str, path: str | os.PathLike[str]) -> epath.Path:
+    """A folder to write, `~` expanded. Raises UserError where it is a file, or an object store without its client."""
+    text = os.fspath(path)
+    if text.startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"{flag}: {text}: gs:// needs the package gcsfs: pip install gcsfs")
+    expanded = epath.Path(text).expanduser()
+    if expanded.exists() and not expanded.is_dir():
+        raise UserError(f"{flag}: {text}: is a file: give a folder")
+    return expanded
+
+
+def check_workdir(workdir: epath.Path) -> None:
+    """Raises UserError where a run cannot live in this folder: a model's, or one that cannot be written."""
+    config = workdir / "config.json"
+    if config.is_file() and "model_type" in json.loads(config.read_text()):
+        raise UserError(f"--workdir: {workdir}: is a model's folder: give that as init_from, and another one here")
+    if is_remote(workdir):
+        return
+    there = next(folder for folder in (Path(workdir), *Path(workdir).absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir: {workdir}: {there} cannot be written by this user: give another folder")
+
+
+def named(field: str, check: Callable[[], Any]) -> None:
+    """Runs a check; its UserError is told as one of this config field."""
+    try:
+        check()
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
+
+
 def same_on_all_hosts(config: config_dict.ConfigDict) -> dict[str, Any]:
     """The config's fields that every host of a run must share, flat."""
     return {k: v for k, v in flatten(config.to_dict()).items() if not k.startswith(("distributed.", "token_cache."))}
@@ -118,11 +174,18 @@ def text_format(config: config_dict.ConfigDict) -> TextFormat:
     return TextFormat(**config.text.to_dict())
 
 
-def beta_by_gap(config: config_dict.ConfigDict) -> dict[str, float]:
-    """Beta of a pair without its own, by gap; the same for all where the objective is plain DPO."""
-    if config.objective == "dpo":
-        return dict.fromkeys(GAPS, config.beta.default)
-    return {gap: config.beta.default if gap == "none" else config.beta[gap] for gap in GAPS}
+def resolve_beta(
+    objective: str, beta: Mapping[str, float], gaps: Int[np.ndarray, " P"], own: Float[np.ndarray, " P"]
+) -> Float[np.ndarray, " P"]:
+    """The beta of every pair, float32: the only place that decides it; training and evaluation use it as it is.
+
+    objective dpo: `beta["default"]` for every pair, whatever the records say. cogpo: the record's `own` beta where it
+    has one (NaN: it has none), else `beta[gap]` (gap none: `beta["default"]`). gaps: indices into GAPS.
+    """
+    if objective == "dpo":
+        return np.full(len(gaps), beta["default"], np.float32)
+    by_gap = np.array([beta["default"] if gap == "none" else beta[gap] for gap in GAPS], np.float32)
+    return np.where(np.isnan(own), by_gap[gaps], own).astype(np.float32)
 
 
 def profile_steps(config: config_dict.ConfigDict) -> range:

@@ -1,8 +1,11 @@
-"""All of a run that does not change while it trains: data, plan, mesh, programs, the files that say which run it is."""
+"""All of a run that does not change while it trains: first weights, data, plan, mesh, programs, its own files."""
 
 import dataclasses
 import json
+import os
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,66 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.progress import Bar, say
 from cogpo_jax.sharding import check_divides, make_mesh, param_shardings, row_shards
-from cogpo_jax.student.model import ForwardOptions, abstract_params
+from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.model import ForwardOptions, abstract_params, init_params
 from cogpo_jax.student.splash import tile_size
+from cogpo_jax.student.weights import from_hf
 from cogpo_jax.training import settings
-from cogpo_jax.training.checkpoint import with_shardings
-from cogpo_jax.training.initial import STUDENT_FILE, TOKENIZER_FOLDER, Initial
-from cogpo_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from cogpo_jax.training.step import Programs, StepSettings, make_programs
+from cogpo_jax.training.checkpoint import STUDENT_FILE, TOKENIZER_FOLDER, load_params, with_shardings
+from cogpo_jax.training.step import (
+    Programs,
+    StepSettings,
+    learning_rate_schedule,
+    make_optimizer,
+    make_programs,
+    make_score,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """The student's architecture, its tokenizer's folder, and a way to load its first weights onto a mesh."""
+
+    student: StudentConfig
+    tokenizer_folder: Path
+    load: Callable[[Mesh], Any]
+
+
+def resolve_initial(config: config_dict.ConfigDict) -> Initial:
+    """Reads what `init_from` is, without loading weights. Raises UserError where it is neither kind of folder."""
+    dtype, seed = config.param_dtype, config.seed
+    if not config.init_from:
+        student = StudentConfig.from_hf(config.model)
+        return Initial(student, _local(config.tokenizer), lambda mesh: _random(student, mesh, seed, dtype))
+    folder = epath.Path(config.init_from)
+    if (folder / "checkpoints").is_dir():
+        student = StudentConfig.from_hf(folder / STUDENT_FILE)
+        tokenizer = _local(config.tokenizer or folder / TOKENIZER_FOLDER)
+        return Initial(student, tokenizer, lambda mesh: load_params(folder, mesh, dtype, say=say)[1])
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"init_from: {config.init_from}: must be a Hugging Face folder or the workdir of an earlier run"
+        )
+    student = StudentConfig.from_hf(folder)
+    tokenizer = _local(config.tokenizer or folder)
+    return Initial(student, tokenizer, lambda mesh: from_hf(folder, mesh, dtype)[2])
+
+
+def _local(folder: str | os.PathLike[str]) -> Path:
+    """A tokenizer's folder on local disk: itself, or a copy of an object store's (its weights left out)."""
+    if not is_remote(folder):
+        return Path(folder)
+    copy = Path(tempfile.mkdtemp(prefix="cogpo-tokenizer-"))
+    for file in epath.Path(folder).iterdir():
+        if file.suffix in (".json", ".txt", ".jinja") and file.is_file():
+            (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+def _random(student: StudentConfig, mesh: Mesh, seed: int, param_dtype: str) -> Any:
+    check_divides(mesh, student)
+    shardings = param_shardings(mesh, abstract_params(student, param_dtype))
+    return init_params(student, seed, param_dtype, shardings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,36 +98,25 @@ class Setup:
     data: TokenizedData
     plan: EpochPlan
     total_steps: int
-    betas: dict[str, float] | None  # by gap; None for SFT
+    pairs: bool  # whether the objective has pairs (CogPO, DPO), and so a reference
     settings: StepSettings
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     abstract: dict[str, Any]  # params and opt_state as ShapeDtypeStructs with shardings
     programs: Programs
-    held_out: (
-        tuple[TokenizedData, EpochPlan] | None
-    )  # of config.eval: its records, and a plan that scores them in order
+    # Of config.eval: its records, a plan that scores them in order, and the score program for that plan's slots.
+    held_out: tuple[TokenizedData, EpochPlan, Any] | None
 
     @property
     def main(self) -> bool:
         """Whether this process writes files and speaks."""
         return jax.process_index() == 0
 
-    def score_program(self, plan: EpochPlan) -> Any:
-        """The score program for micro-batches of `plan`."""
-        if plan.max_slots == self.settings.max_slots:
-            return self.programs.score
-        other = dataclasses.replace(self.settings, max_slots=plan.max_slots)
-        return make_programs(other, self.optimizer, self.abstract["params"], self.abstract["opt_state"]).score
-
 
 def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initial) -> Setup:
     """Reads the data, plans the epochs, writes the run's files. Raises UserError before anything is compiled."""
     mesh = make_mesh(config.mesh.to_dict())
-    check_divides(mesh, initial.student)
-    attention = _attention(config.attention)
-    if attention == "splash":
-        tile_size(config.rows.length)
+    step_settings(config, initial.student, mesh, 0)  # refuses a mesh or rows that cannot be, before anything is read
     tokenizer = text.load_tokenizer(initial.tokenizer_folder)
     if len(tokenizer) > initial.student.vocab_size:
         raise UserError(
@@ -82,22 +127,18 @@ def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initia
     plan = _plan(config, data, mesh, shuffle=True)
     schedule_steps = config.epochs * plan.steps_per_epoch or config.max_steps
     total_steps = min(schedule_steps, config.max_steps or schedule_steps)
+    compiled_for = step_settings(config, initial.student, mesh, plan.max_slots)
+    optimizer = make_optimizer(config.optimizer, schedule_steps)
+    abstract = abstract_state(config, initial.student, mesh, optimizer)
+    programs = make_programs(compiled_for, optimizer, abstract["params"], abstract["opt_state"])
     held_out = None
     if config.eval.data:  # read now: a fault in it must not wait for the end of training
         held_data = _tokens(config, config.eval.data, config.eval.split, tokenizer, workdir, jax.process_index() == 0)
-        held_out = held_data, _plan(config, held_data, mesh, shuffle=False)
+        held_plan = _plan(config, held_data, mesh, shuffle=False)
+        same_slots = held_plan.max_slots == plan.max_slots
+        own_slots = dataclasses.replace(compiled_for, max_slots=held_plan.max_slots)
+        held_out = held_data, held_plan, programs.score if same_slots else make_score(own_slots)
     _write_run_files(config, workdir, initial, data, plan, total_steps)
-    step_settings = StepSettings(
-        student=initial.student,
-        forward=ForwardOptions(config.compute_dtype, attention, config.remat, mesh),
-        objective=config.objective,
-        loss=PreferenceOptions(**config.loss.to_dict()),
-        logits_chunk=config.logits_chunk,
-        max_slots=plan.max_slots,
-    )
-    optimizer = make_optimizer(config.optimizer, schedule_steps)
-    params = abstract_params(initial.student, config.param_dtype)
-    abstract = {"params": params, "opt_state": jax.eval_shape(optimizer.init, as_float32(params))}
     return Setup(
         config=config,
         workdir=workdir,
@@ -107,14 +148,45 @@ def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initia
         data=data,
         plan=plan,
         total_steps=total_steps,
-        betas=None if config.objective == "sft" else settings.beta_by_gap(config),
-        settings=step_settings,
+        pairs=config.objective != "sft",
+        settings=compiled_for,
         optimizer=optimizer,
         learning_rate=learning_rate_schedule(config.optimizer, schedule_steps),
-        abstract={name: with_shardings(tree, param_shardings(mesh, tree)) for name, tree in abstract.items()},
-        programs=make_programs(step_settings, optimizer, params, abstract["opt_state"]),
+        abstract=abstract,
+        programs=programs,
         held_out=held_out,
     )
+
+
+def step_settings(
+    config: config_dict.ConfigDict, student: StudentConfig, mesh: Mesh, max_slots: int, platform: str = ""
+) -> StepSettings:
+    """What the programs of this config are compiled for, on `platform` (empty: this machine's).
+
+    Raises UserError where the mesh does not divide the student, or the rows are no whole number of splash tiles.
+    """
+    check_divides(mesh, student)
+    by_platform = {"tpu": "splash", "gpu": "gpu"}.get(platform or jax.default_backend(), "xla")
+    attention = by_platform if config.attention == "auto" else config.attention
+    if attention == "splash":
+        tile_size(config.rows.length)
+    return StepSettings(
+        student=student,
+        forward=ForwardOptions(config.compute_dtype, attention, config.remat, mesh),
+        objective=config.objective,
+        loss=PreferenceOptions(**config.loss.to_dict()),
+        logits_chunk=config.logits_chunk,
+        max_slots=max_slots,
+    )
+
+
+def abstract_state(
+    config: config_dict.ConfigDict, student: StudentConfig, mesh: Mesh, optimizer: optax.GradientTransformation
+) -> dict[str, Any]:
+    """{"params", "opt_state"} as ShapeDtypeStructs, each with its place on the mesh."""
+    params = abstract_params(student, config.param_dtype)
+    state = {"params": params, "opt_state": jax.eval_shape(optimizer.init, as_float32(params))}
+    return {name: with_shardings(tree, param_shardings(mesh, tree)) for name, tree in state.items()}
 
 
 def as_float32(params: Any) -> Any:
@@ -135,7 +207,9 @@ def _tokens(
     beside = Path.home() / ".cache" / "cogpo-jax" / "tokens" if is_remote(workdir) else workdir / "token_cache"
     cache = Path(config.token_cache.dir or beside) / own
     with Bar(f"tokenising {split}", 1, quiet=not main) as bar:
-        return load_tokens(folder, split, config.objective, tokenizer, settings.text_format(config), cache, bar.at)
+        data = load_tokens(folder, split, config.objective, tokenizer, settings.text_format(config), cache, bar.at)
+    betas = settings.resolve_beta(config.objective, config.beta, data.gaps, data.betas)
+    return dataclasses.replace(data, betas=betas)
 
 
 def _plan(config: config_dict.ConfigDict, data: TokenizedData, mesh: Mesh, *, shuffle: bool) -> EpochPlan:
@@ -198,10 +272,6 @@ def _write_run_files(
         shutil.copytree(initial.tokenizer_folder, staging, ignore=_not_tokenizer)
         staging.rename(own)
     say(f"{len(plan.groups)} groups, {total_steps} steps; dropped: {dropped or 'nothing'}")
-
-
-def _attention(name: str) -> str:
-    return {"tpu": "splash", "gpu": "gpu"}.get(jax.default_backend(), "xla") if name == "auto" else name
 
 
 def _not_tokenizer(folder: str, names: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """A training run, from a config and a workdir to its last checkpoint. The same call goes on with a run that stopped."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from typing import Any
@@ -11,22 +12,17 @@ import numpy as np
 from etils import epath
 from ml_collections import config_dict
 
-from cogpo_jax.atomic import write_atomic, write_json
-from cogpo_jax.data.feed import Feed, prefetch
+from cogpo_jax.atomic import FolderLock, write_atomic, write_json
+from cogpo_jax.data.batches import Batch, Feed, PreferenceBatch, prefetch
 from cogpo_jax.data.plan import StepPlan
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.progress import Bar, say
 from cogpo_jax.records import verify_manifest
 from cogpo_jax.sharding import describe
-from cogpo_jax.training import evaluate, hosts, settings
-from cogpo_jax.training.checkpoint import Checkpoints
-from cogpo_jax.training.checksum import tree_digest
-from cogpo_jax.training.initial import resolve
-from cogpo_jax.training.log import MetricsLog, last_step, step_record
-from cogpo_jax.training.reference_model import ReferenceModel
-from cogpo_jax.training.scoring import score_all
-from cogpo_jax.training.setup import Setup, as_float32, prepare
-from cogpo_jax.training.speed import Speedometer, keep_freed_memory
+from cogpo_jax.training import hosts, scoring, settings
+from cogpo_jax.training.checkpoint import Checkpoints, tree_digest
+from cogpo_jax.training.log import MetricsLog, Speedometer, keep_freed_memory, last_step, step_record
+from cogpo_jax.training.setup import Setup, as_float32, prepare, resolve_initial
 
 
 def train(
@@ -37,35 +33,36 @@ def train(
     print_shardings: also prints where every parameter and Adam moment lives.
 
     SIGTERM stops it in order, wherever it is; then `finished` is False in what it returns. Raises UserError for bad
-    input, before any long work; RunError where the run cannot go on (NaN, Inf).
+    input, before any long work, and where another process trains in `workdir`; RunError where the run cannot go on
+    (NaN, Inf).
     """
+    config, folder = settings.resolved(config), settings.folder("--workdir", workdir)
     settings.check(config)
     hosts.connect(config.distributed)
-    with hosts.Leaving() as leaving:
+    with hosts.Leaving() as leaving, contextlib.ExitStack() as held:
         try:
-            return Run(_set_up(config, workdir, print_shardings), leaving).train()
+            hosts.check_same(settings.same_on_all_hosts(config) | {"code": hosts.code_digest()})
+            hosts.check_shared(folder)
+            settings.check_workdir(folder)
+            hosts.on_first(lambda: held.enter_context(FolderLock(folder)))
+            return Run(_set_up(config, folder, print_shardings), leaving).train()
         except hosts.Left:
             say("stopped before it trained: nothing is lost, the same command goes on from there")
             return {"finished": False}
 
 
-def _set_up(config: config_dict.ConfigDict, workdir: str | os.PathLike[str], print_shardings: bool) -> Setup:
-    """Checks that the hosts, the workdir, the data and the first weights fit together, and prepares the run."""
-    hosts.check_same(settings.same_on_all_hosts(config) | {"code": hosts.code_digest()})
-    hosts.check_shared(workdir)
-    folder = epath.Path(workdir)
-    if (folder / "config.json").is_file():
-        settings.check_same_run(config, folder / "config.json")
+def _set_up(config: config_dict.ConfigDict, workdir: epath.Path, print_shardings: bool) -> Setup:
+    """Checks that the workdir, the data and the first weights fit together, and prepares the run."""
+    if (workdir / "config.json").is_file():
+        settings.check_same_run(config, workdir / "config.json")
     verify_manifest(config.data)
     if config.eval.data:
-        verify_manifest(config.eval.data)
-    initial = resolve(
-        config.init_from, config.model, config.tokenizer, seed=config.seed, param_dtype=config.param_dtype, say=say
-    )
+        settings.named("eval.data", lambda: verify_manifest(config.eval.data))
+    initial = resolve_initial(config)
     keep_freed_memory(initial.student)
     if config.compile_cache.dir:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache.dir)
-    setup = prepare(config, folder, initial)
+    setup = prepare(config, workdir, initial)
     hosts.check_same({"data": setup.data.digest})
     if print_shardings and setup.main:
         say(describe(setup.abstract))
@@ -76,13 +73,63 @@ class Run:
     """What changes while a run trains: parameters, optimizer state, steps done, logs."""
 
     def __init__(self, setup: Setup, leaving: hosts.Leaving):
-        self.setup, self.config = setup, setup.config
+        self.setup, self.config, self._leaving = setup, setup.config, leaving
+        self.watchdog = hosts.Watchdog(self.config.watchdog.seconds)
+        self.speed = Speedometer(setup.initial.student, setup.settings.forward)
         self.checkpoints = Checkpoints(setup.workdir, setup.config.checkpoint.keep, say=say)
         self.start = self.done = self._load_state()
-        self._leaving = leaving
-        first_params = lambda: self.params if self.done == 0 else None  # noqa: E731
-        self.reference = ReferenceModel(setup, self.meta["reference"], first_params, leaving.leave_if_due)
+        self.reference = scoring.ReferenceModel(setup, self.meta["reference"], self._first_params, self._micro_batch)
         self._waiting: tuple[StepPlan, Any, Any] | None = None  # a step whose metrics were not fetched yet
+
+    def train(self) -> dict[str, Any]:
+        """The reference pass, the steps that are left, the last evaluation; returns done.json's content."""
+        setup, config = self.setup, self.config
+        self._leaving.at_ticks = True  # from here on there may be something to save first
+        evaluation: dict[str, Any] | None = None
+        with contextlib.ExitStack() as closed_at_the_end:
+            closed_at_the_end.callback(self.checkpoints.close)
+            closed_at_the_end.enter_context(self.watchdog)
+            with contextlib.suppress(hosts.Left):
+                cached, live = self._reference_logps()
+                feed = Feed(
+                    setup.data,
+                    setup.plan,
+                    setup.mesh,
+                    slots=setup.plan.max_slots,
+                    pairs=setup.pairs,
+                    reference=cached,
+                )
+                # Closed however the run ends: the line of a NaN must not be lost.
+                self.log = closed_at_the_end.enter_context(self._open_log())
+                self.bar = closed_at_the_end.enter_context(
+                    Bar("training", setup.total_steps, start=self.start, quiet=not setup.main)
+                )
+                profile = closed_at_the_end.enter_context(_Profile(settings.profile_steps(config), self))
+                if (
+                    last_step(setup.workdir / "eval.jsonl") < self.start
+                ):  # stopped after the step, before its evaluation
+                    self._evaluate_if_due()
+                plans = (setup.plan.step(k) for k in range(self.start, setup.total_steps))
+                self.speed.mark()
+                for step, (batches, normalizer) in prefetch(plans, lambda step: _prepare(feed, step)):
+                    profile.before(step.step)
+                    if not self._step(step, batches, normalizer, live):
+                        break
+                    profile.after(step.step)
+                    if self.done % config.checkpoint.every == 0 or self.done == setup.total_steps:
+                        self._save()
+                    self._evaluate_if_due()
+                if self._leaving.due and self.done not in self.checkpoints.steps():
+                    self._save()
+                if self.done == setup.total_steps:
+                    evaluation = self._evaluate()
+        if evaluation is None:
+            say(f"stopped after step {self.done}: nothing is lost, the same command goes on from there")
+            return {"step": self.done, "finished": False}
+        result = {"step": self.done, "finished": True, "evaluation": evaluation}
+        if setup.main:
+            write_json(setup.workdir / "done.json", result)
+        return result
 
     def _load_state(self) -> int:
         """Fills params and opt_state, from the newest good checkpoint or from the start; returns the steps done."""
@@ -103,82 +150,44 @@ class Run:
             "objective": self.config.objective,
             "param_dtype": self.config.param_dtype,
             "data_digest": setup.data.digest,
-            "reference": tree_digest(self.params) if setup.betas else "",
+            "reference": tree_digest(self.params) if setup.pairs else "",
         }
         return 0
 
-    def train(self) -> dict[str, Any]:
-        """Runs the steps that are left, evaluates, saves, and returns done.json's content."""
-        self._leaving.at_ticks = True  # from here on there may be something to save first
-        try:
-            evaluation = self._finish()
-        except hosts.Left:
-            self.checkpoints.close()
-            say(f"stopped after step {self.done}: nothing is lost, the same command goes on from there")
-            return {"step": self.done, "finished": False}
-        self.checkpoints.close()
-        result = {"step": self.done, "finished": True, "evaluation": evaluation}
-        if self.setup.main:
-            write_json(self.setup.workdir / "done.json", result)
-        return result
+    def _first_params(self) -> Any:
+        """The policy's weights while they are still the reference's, else None."""
+        return self.params if self.done == 0 else None
 
-    def _finish(self) -> dict[str, Any]:
-        """The reference pass, the steps that are left, and the last evaluation; raises Left where it has to stop."""
-        setup, config = self.setup, self.config
-        cached, live = None, None
-        if setup.betas and config.reference == "cached":
-            steps = min(setup.total_steps, setup.plan.steps_per_epoch)
-            cached = self.reference.logps(setup.data, setup.plan, steps, "training")
-            if self.start == 0:
-                self.reference.check_drift(cached)
-        elif setup.betas:
-            live = self.reference.live()
-        self.log = (
-            MetricsLog(setup.workdir, "metrics.jsonl", tensorboard=config.log.tensorboard, resume_step=self.start)
-            if setup.main
-            else None
-        )
-        feed = Feed(
-            setup.data, setup.plan, setup.mesh, slots=setup.plan.max_slots, beta_by_gap=setup.betas, reference=cached
-        )
-        self._steps(feed, live)
-        if self.log:
-            self.log.close()
-        if self.done < setup.total_steps:
-            raise hosts.Left
-        return self._evaluate()
+    def _micro_batch(self) -> None:
+        """Between two micro-batches that are only scored: raises Left where the run should stop."""
+        self.watchdog.alive()
+        self._leaving.leave_if_due()
 
-    def _steps(self, feed: Feed, live: Any) -> None:
+    def _reference_logps(self) -> tuple[np.ndarray | None, Any]:
+        """(cached log-probs [R], None), (None, the live reference's weights), or (None, None) for SFT."""
         setup = self.setup
-        plans = (setup.plan.step(k) for k in range(self.start, setup.total_steps))
-        self.speed = Speedometer(setup.initial.student, setup.settings.forward)
-        bar = Bar("training", setup.total_steps, start=self.start, quiet=not setup.main)
-        watchdog = hosts.Watchdog(self.config.watchdog.seconds)
-        profiled = _Profile(settings.profile_steps(self.config), self)
-        with bar as self.bar, profiled as profile, watchdog as self.watchdog:
-            if last_step(setup.workdir / "eval.jsonl") < self.start:  # stopped after the step, before its evaluation
-                self._evaluate_if_due()
-            for step, (batches, normalizer) in prefetch(plans, lambda step: _prepare(feed, step)):
-                profile.before(step.step)
-                if not self._step(step, batches, normalizer, live):
-                    break
-                profile.after(step.step)
-                if self.done % self.config.checkpoint.every == 0 or self.done == setup.total_steps:
-                    self._save()
-                self._evaluate_if_due()
-            if self._leaving.due and self.done not in self.checkpoints.steps():
-                self._save()
+        if not setup.pairs:
+            return None, None
+        if self.config.reference == "live":
+            return None, self.reference.live()
+        self.watchdog.at(self.done, "the reference pass")
+        steps = min(setup.total_steps, setup.plan.steps_per_epoch)
+        cached = self.reference.logps(setup.data, setup.plan, setup.programs.score, steps, "training")
+        if self.start == 0:
+            self.reference.check_drift(cached)
+        return cached, None
 
-    def _step(self, step: StepPlan, batches: list[dict[str, jax.Array]], normalizer: float, live: Any) -> bool:
+    def _step(self, step: StepPlan, batches: list[Batch], normalizer: float, live: Any) -> bool:
         """One optimizer step; False where it was left unfinished because the run was asked to stop."""
         programs = self.setup.programs
+        self.watchdog.at(self.done, f"step {step.step + 1}")
         gradients, sums = programs.start(self.params)
         divisor = jnp.float32(normalizer)
         for batch in batches:
             if self._leaving.tick():
                 return False
             if live is not None:
-                batch["reference_logps"], _ = programs.score(live, batch)
+                batch = _with_reference(batch, programs.score(live, batch.rows)[0])
             gradients, sums = programs.accumulate(self.params, gradients, sums, batch, divisor)
         self.params, self.opt_state, norm = programs.apply(self.params, self.opt_state, gradients, jnp.int32(step.step))
         self.done = step.step + 1
@@ -186,13 +195,6 @@ class Run:
         before, self._waiting = self._waiting, (step, sums, norm)
         self._report(before)
         return True
-
-    def _save(self) -> None:
-        self.report()  # a NaN must be seen before it is saved
-        if self.log:
-            self.log.sync()
-        self.checkpoints.save(self.done, self.params, self.opt_state, self.meta)
-        self.speed.mark()
 
     def report(self) -> None:
         """Waits for the last step and writes its metrics."""
@@ -221,6 +223,15 @@ class Run:
                 f"{f'step {saved[-1]}' if saved else 'none'}"
             )
 
+    def _save(self) -> None:
+        self.report()  # a NaN must be seen before it is saved
+        if self.log:
+            self.log.sync()
+        self.watchdog.at(self.done, f"the checkpoint of step {self.done}")
+        self.checkpoints.save(self.done, self.params, self.opt_state, self.meta)
+        self.watchdog.at(self.done, "the next step")
+        self.speed.mark()
+
     def _evaluate_if_due(self) -> None:
         """The evaluation every `eval.every` steps; left out where the run is asked to stop meanwhile."""
         every = self.config.eval.every
@@ -228,6 +239,7 @@ class Run:
             self.report()
             with contextlib.suppress(hosts.Left):  # the next step asks again, and saves
                 self._evaluate()
+            self.watchdog.at(self.done, "the next step")
             self.speed.mark()
 
     def _evaluate(self) -> dict[str, Any]:
@@ -235,30 +247,41 @@ class Run:
         setup = self.setup
         if not setup.held_out:
             return {}
-        data, plan = setup.held_out
-        feed = Feed(data, plan, setup.mesh, slots=plan.max_slots)
-        score, leave = setup.score_program(plan), self._leaving.leave_if_due
-        logps, tokens = score_all(score, self.params, data, plan, feed, leave)
+        self.watchdog.at(self.done, f"the evaluation after step {self.done}")
+        data, plan, score = setup.held_out
+        feed = Feed(data, plan, setup.mesh, slots=plan.max_slots, pairs=False)
+        logps, tokens = scoring.score_all(score, self.params, data, plan, feed, self._micro_batch)
         summary = {"step": self.done, "dropped": {reason: n for reason, n in plan.drops.items() if n}}
-        if setup.betas:
-            reference = self.reference.logps(data, plan, plan.steps_per_epoch, "held-out")
-            rows = evaluate.pair_rows(data, logps, reference, tokens, setup.betas)
-            summary |= evaluate.pair_summary(rows)
+        if setup.pairs:
+            reference = self.reference.logps(data, plan, score, plan.steps_per_epoch, "held-out")
+            rows = scoring.pair_rows(data, logps, reference, tokens)
+            summary |= scoring.pair_summary(rows)
             if setup.main:
                 lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
                 write_atomic(setup.workdir / "eval_pairs.jsonl", lines)
         else:
-            unigram = evaluate.unigram_nll(setup.data, data, setup.initial.student.vocab_size)
-            summary |= evaluate.sft_summary(logps, tokens, unigram)
+            unigram = scoring.unigram_nll(setup.data, data, setup.initial.student.vocab_size)
+            summary |= scoring.sft_summary(logps, tokens, unigram)
         if setup.main:
-            log = MetricsLog(setup.workdir, "eval.jsonl", tensorboard=False, resume_step=self.done - 1)
-            log.write(summary)
-            log.close()
+            with MetricsLog(setup.workdir, "eval.jsonl", tensorboard=False, resume_step=self.done - 1) as log:
+                log.write(summary)
         return summary
 
+    def _open_log(self) -> Any:
+        """metrics.jsonl, cut back to the step that the run goes on from; None on all processes but the first."""
+        if not self.setup.main:
+            return contextlib.nullcontext()
+        board = self.config.log.tensorboard
+        return MetricsLog(self.setup.workdir, "metrics.jsonl", tensorboard=board, resume_step=self.start)
 
-def _prepare(feed: Feed, step: StepPlan) -> tuple[list[dict[str, jax.Array]], float]:
+
+def _prepare(feed: Feed, step: StepPlan) -> tuple[list[Batch], float]:
     return [feed.batch(m) for m in step.micro_batches], sum(feed.normalizer(m) for m in step.micro_batches)
+
+
+def _with_reference(batch: Batch, logps: jax.Array) -> Batch:
+    assert isinstance(batch, PreferenceBatch)
+    return dataclasses.replace(batch, reference_logps=logps)
 
 
 class _Profile:

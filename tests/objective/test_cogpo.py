@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from cogpo_jax import cogpo_loss
-from cogpo_jax.objective import metrics as sums
-from cogpo_jax.objective.cogpo import PreferenceOptions
+from cogpo_jax.objective.cogpo import PreferenceOptions, finish
 from cogpo_jax.records.schema import GAPS
 
 try:
@@ -117,7 +116,7 @@ def test_a_longer_chosen_response_teaches_less_under_the_length_penalty():
 def test_policy_equal_to_reference_gives_ln_2_and_margins_of_zero():
     loss, metrics = cogpo_loss(jnp.asarray(POLICY), jnp.asarray(POLICY), CHOSEN, REJECTED, BETAS, gap=jnp.asarray(GAP))
     np.testing.assert_allclose(loss, math.log(2), rtol=1e-7)
-    found = sums.finish(metrics)
+    found = finish(metrics)
     assert set(found["margin"]) == {*GAPS, "all"}
     assert all(value == 0 for value in found["margin"].values())
     assert all(value == 0.5 for value in found["accuracy"].values())
@@ -156,7 +155,7 @@ def test_padding_pairs_are_harmless_even_where_they_are_nan(options):
     np.testing.assert_allclose(value, want_value, rtol=1e-6)
     np.testing.assert_allclose(gradient[:R], want_gradient, rtol=1e-6)
     assert gradient[R] == 0
-    assert all(np.isfinite(list(gaps.values())).all() for gaps in sums.finish(metrics).values())
+    assert all(np.isfinite(list(gaps.values())).all() for gaps in finish(metrics).values())
 
 
 def test_micro_batches_add_up_to_one_batch_in_loss_gradient_and_metrics():
@@ -175,7 +174,7 @@ def test_micro_batches_add_up_to_one_batch_in_loss_gradient_and_metrics():
     parts = [f(jnp.asarray(POLICY), pairs, float(WEIGHTS.sum())) for pairs in (np.arange(2), np.arange(2, P))]
     np.testing.assert_allclose(parts[0][0][0] + parts[1][0][0], whole, rtol=1e-6)
     np.testing.assert_allclose(parts[0][1] + parts[1][1], gradient, rtol=1e-5, atol=1e-8)
-    added, want = sums.finish(sums.add(parts[0][0][1], parts[1][0][1])), sums.finish(metrics)
+    added, want = finish(jax.tree.map(jnp.add, parts[0][0][1], parts[1][0][1])), finish(metrics)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), added, want)
 
 
@@ -184,7 +183,7 @@ def test_metrics_are_weighted_means_of_their_gap():
         jnp.asarray(POLICY), jnp.asarray(REFERENCE), CHOSEN, REJECTED, BETAS, WEIGHTS, gap=jnp.asarray(GAP),
         tokens=jnp.asarray(TOKENS),
     )  # fmt: skip
-    found = sums.finish(metrics)
+    found = finish(metrics)
     ratio = POLICY.astype(np.float64) - REFERENCE
     margin, longer = ratio[CHOSEN] - ratio[REJECTED], TOKENS[CHOSEN] - TOKENS[REJECTED]
     small = GAP == 0
@@ -202,4 +201,4 @@ def test_metrics_are_weighted_means_of_their_gap():
 
 def test_a_gap_without_pairs_has_no_metrics():
     _, metrics = cogpo_loss(jnp.asarray(POLICY), jnp.asarray(REFERENCE), CHOSEN, REJECTED, BETAS, gap=jnp.zeros(P, int))
-    assert set(sums.finish(metrics)["margin"]) == {"small", "all"}
+    assert set(finish(metrics)["margin"]) == {"small", "all"}

@@ -10,8 +10,7 @@ import pytest
 
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.sharding import make_mesh, param_shardings
-from cogpo_jax.training.checkpoint import Checkpoints, with_shardings
-from cogpo_jax.training.checksum import array_checksums, tree_digest
+from cogpo_jax.training.checkpoint import Checkpoints, array_checksums, tree_digest, with_shardings
 
 META = {"objective": "cogpo", "param_dtype": "float32"}
 

@@ -7,21 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cogpo_jax.data.feed import Feed
+from cogpo_jax.data.batches import Feed
 from cogpo_jax.data.plan import EpochPlan, MicroBatch, Placement, Shape
 from cogpo_jax.data.tokens import tokenize_records
-from cogpo_jax.objective import metrics as sums
-from cogpo_jax.objective.cogpo import PreferenceOptions
+from cogpo_jax.objective.cogpo import PreferenceOptions, finish
 from cogpo_jax.records import read_groups
 from cogpo_jax.sharding import make_mesh
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import ForwardOptions, init_params
 from cogpo_jax.text import TextFormat, load_tokenizer
+from cogpo_jax.training.settings import resolve_beta
 from cogpo_jax.training.step import StepSettings, make_programs
 
 ROWS, LENGTH, GROUPS = 4, 192, 6
 SLOTS, PAIRS = 6 * GROUPS, 3 * GROUPS
-BETAS = {"small": 0.1, "medium": 0.2, "large": 0.5, "none": 0.1}
+BETAS = {"small": 0.1, "medium": 0.2, "large": 0.5, "default": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +46,23 @@ def trainer(models):
 
     def gradient(data, micro_batches, cached=True):
         plan = dataclasses.make_dataclass("Bounds", ["max_pairs"])(PAIRS)
-        feed = Feed(data, plan, mesh, slots=SLOTS, beta_by_gap=BETAS)
+        data = dataclasses.replace(data, betas=resolve_beta("cogpo", BETAS, data.gaps, data.betas))
+        feed = Feed(data, plan, mesh, slots=SLOTS, pairs=True)
         divisor = jnp.float32(sum(map(feed.normalizer, micro_batches)))
         logps = np.full(len(data.digests), np.nan, np.float32)
         for micro in micro_batches:
             placed = [p.response for p in micro.placements]
             logps[placed] = programs.score(reference, feed.rows(micro))[0][: len(placed)]
         if cached:
-            feed = Feed(data, plan, mesh, slots=SLOTS, beta_by_gap=BETAS, reference=logps)
+            feed = Feed(data, plan, mesh, slots=SLOTS, pairs=True, reference=logps)
         gradients, metrics = programs.start(params)
         for micro in micro_batches:
             batch = feed.batch(micro)
             if not cached:
-                batch["reference_logps"], _ = programs.score(reference, batch)
+                batch = dataclasses.replace(batch, reference_logps=programs.score(reference, batch.rows)[0])
             gradients, metrics = programs.accumulate(params, gradients, metrics, batch, divisor)
         gradients, metrics = jax.device_get((gradients, metrics))
-        return metrics["objective"]["all"][0] / divisor, gradients, sums.finish(metrics)
+        return metrics["objective"]["all"][0] / divisor, gradients, finish(metrics)
 
     return gradient
 

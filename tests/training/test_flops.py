@@ -1,16 +1,26 @@
-"""FLOPs counted in the traced step equal the formula's."""
+"""FLOPs counted in the traced step equal the formula's.
+
+XLA's own cost analysis counts a loop's body once; the counter below counts a scan's length. A multiply-add is 2 FLOPs;
+only matrix products count. Loops whose trip count depends on data (the head over counted tokens, attention over visited
+tiles) need to be told it.
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cogpo_jax.data.batches import PreferenceBatch, Rows
 from cogpo_jax.objective.cogpo import PreferenceOptions
-from cogpo_jax.sharding import make_mesh
+from cogpo_jax.sharding import make_mesh, row_shards
 from cogpo_jax.student import blockwise, splash
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import ForwardOptions, abstract_params
-from cogpo_jax.training import flops, step
+from cogpo_jax.tpu import check, programs
+from cogpo_jax.training import log as flops
+from cogpo_jax.training import step
 
 STUDENT = StudentConfig.from_hf(
     {
@@ -34,6 +44,61 @@ TILES = 2.5  # key blocks of 64 that a query block of a row of 256 sees, on aver
 TILE_EXCESS = 10 * 64**2 / (LENGTH * (LENGTH + 1) / 2)
 
 
+def jaxpr_flops(jaxpr, *, head_trips, visited):
+    """FLOPs of a traced program (`jax.jit(f).trace(...).jaxpr` or `jax.make_jaxpr`), over all devices.
+
+    head_trips: rounds of the head's inner loop (chunks of counted tokens on a device). visited: share of the attention
+    kernel's grid, or rounds of XLA attention's inner loop, that are worked on.
+    """
+    return _count(jaxpr, "layers", 1.0, {"head": head_trips, "attention": visited})
+
+
+def _count(jaxpr, part, times, trips):
+    total = flops.Flops()
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        here = _part(str(eqn.source_info.name_stack), part)
+        name = eqn.primitive.name
+        if not eqn.effects and all(type(out).__name__ == "DropVar" for out in eqn.outvars):
+            continue  # dead: remat leaves the forward kernel behind, with no outputs, where it keeps its result
+        if name == "dot_general":
+            total += flops.Flops(**{here: times * _dot(eqn)})
+        elif name == "scan":
+            total += _count(eqn.params["jaxpr"], here, times * eqn.params["length"], trips)
+        elif name == "while":
+            total += _count(eqn.params["body_jaxpr"], here, times * trips.get(here, 1.0), trips)
+        elif name == "cond":
+            branches = [_count(branch, here, times, trips) for branch in eqn.params["branches"]]
+            total += max(branches, key=lambda found: found.total)
+        elif name == "shard_map":
+            mesh, axes = eqn.params["mesh"], eqn.params["newly_manual_axes"]
+            devices = math.prod(mesh.shape[axis] for axis in axes)
+            total += _count(eqn.params["jaxpr"], here, times * devices, trips)
+        elif name == "pallas_call":
+            steps = math.prod(int(n) for n in eqn.params["grid_mapping"].grid)
+            total += _count(eqn.params["jaxpr"], here, times * steps * trips.get(here, 1.0), trips)
+        else:
+            for inner in _inner(eqn.params.values()):
+                total += _count(inner, here, times, trips)
+    return total
+
+
+def _part(name_stack, outer):
+    return next((part for part in ("attention", "head") if part in name_stack), outer)
+
+
+def _inner(values):
+    """Jaxprs among an equation's parameters (jit, remat, custom gradients)."""
+    for value in values:
+        if hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns"):
+            yield value
+
+
+def _dot(eqn):
+    (contract, _), _ = eqn.params["dimension_numbers"]
+    left = eqn.invars[0].aval.shape
+    return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[axis] for axis in contract)
+
+
 def counted_flops(remat, sizes, backward=True, attention="xla"):
     mesh = make_mesh(sizes, jax.devices()[: 8 if sizes else 1])
     settings = step.StepSettings(
@@ -45,13 +110,12 @@ def counted_flops(remat, sizes, backward=True, attention="xla"):
         8,
     )
     params = abstract_params(STUDENT)
-    batch = {name: jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32) for name in step.ROW_FIELDS}
-    batch |= {name: jax.ShapeDtypeStruct((8,), jnp.int32) for name in ("chosen", "rejected", "gap")}
-    batch |= {name: jax.ShapeDtypeStruct((8,), jnp.float32) for name in ("beta", "weight", "reference_logps")}
+    slots = [jax.ShapeDtypeStruct((8,), dtype) for dtype in (jnp.int32, jnp.float32) for _ in range(3)]
+    batch = PreferenceBatch(Rows(*[jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)] * 5), *slots)
     value = lambda p, b: step.loss(p, b, jnp.float32(1), settings)[0]  # noqa: E731
     jaxpr = jax.make_jaxpr(jax.grad(value) if backward else value)(params, batch)
     rows = ROWS if not sizes else 1
-    return flops.jaxpr_flops(jaxpr, head_trips=rows * LENGTH / CHUNK, visited=TILES)
+    return jaxpr_flops(jaxpr, head_trips=rows * LENGTH / CHUNK, visited=TILES)
 
 
 @pytest.mark.parametrize("sizes", [{}, {"fsdp": 8}], ids=str)
@@ -124,3 +188,19 @@ def test_visited_pairs_are_what_the_kernels_visit(tile):
 def test_a_row_that_is_no_multiple_of_the_tile_is_padded():
     assert flops.visited_pairs([100], 200, 128) == 2 * 128**2
     assert flops.visited_pairs([200], 200, 128) == 3 * 128**2
+
+
+@pytest.mark.parametrize("size", ["0.5b", "1.5b", "3b", "7b", "14b"])
+def test_a_shipped_micro_step_computes_what_its_remat_policy_needs_and_attention_the_rest(size):
+    """Traced as for the TPU, at 16k rows, with the kernel's grid; nothing is compiled."""
+    made = cogpo_tpu.get_config(size)
+    mesh = make_mesh({"fsdp": -1}, jax.devices())
+    micro = programs.programs(made, mesh)[0]
+    model = check._flops(micro, made, programs.student_of(made))
+    chunks = micro.tokens // row_shards(mesh) / made.logits_chunk
+    tiles = made.rows.length // 512  # of the splash kernel, a side
+    jaxpr = micro.function.trace(*micro.arguments).jaxpr
+    counted = jaxpr_flops(jaxpr, head_trips=chunks, visited=(tiles + 1) / (2 * tiles))
+    assert 0.999 < counted.without_attention / model.without_attention <= 1.05
+    # A row of one segment visits 65 of 64 half-diagonals of tiles; the backward pass is two kernels: 7 products, not 5.
+    assert counted.attention / model.attention == pytest.approx(65 / 64 * 11 / 9, rel=1e-3)

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.training.speed import keep_freed_memory
+from cogpo_jax.training.log import keep_freed_memory
 
 TINY = json.loads(Path("configs/models/tiny.json").read_text())
 FAULTS = """
 import json, resource, sys
 import jax, jax.numpy as jnp
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.training.speed import keep_freed_memory
+from cogpo_jax.training.log import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory(StudentConfig.from_hf(json.load(open("configs/models/tiny.json"))))
 step = jax.jit(lambda x: (jnp.exp(x) @ x).sum())

@@ -1,5 +1,6 @@
 """Eight devices in any arrangement train what one device trains."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 from cogpo_jax import sharding
+from cogpo_jax.data.batches import PreferenceBatch, Rows, SftBatch
 from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import ForwardOptions, init_params
@@ -55,7 +57,8 @@ def micro_batch(seed):
     batch["beta"] = np.array([0.1, 0.2, 0.5, 0.1, 0.1], np.float32)
     batch["weight"] = np.array([1, 2, 1, 1, 0], np.float32)
     batch["reference_logps"] = rng.normal(-40, 1, SLOTS).astype(np.float32)
-    return batch
+    rows = Rows(*(batch.pop(field.name) for field in dataclasses.fields(Rows)))
+    return PreferenceBatch(rows, **batch)
 
 
 def train(sizes, devices, objective="cogpo"):
@@ -72,10 +75,10 @@ def train(sizes, devices, objective="cogpo"):
     for k in range(2):
         gradients, metrics = programs.start(params)
         for m in range(2):
-            put = lambda name, x: jax.device_put(  # noqa: E731
-                x, sharding.row_sharding(mesh) if name in step.ROW_FIELDS else sharding.replicated(mesh)
-            )
-            batch = {name: put(name, x) for name, x in micro_batch(10 * k + m).items()}
+            batch = micro_batch(10 * k + m)
+            rows = jax.device_put(batch.rows, sharding.row_sharding(mesh))
+            pairs = jax.device_put(dataclasses.replace(batch, rows=None), sharding.replicated(mesh))
+            batch = SftBatch(rows) if objective == "sft" else dataclasses.replace(pairs, rows=rows)
             gradients, metrics = programs.accumulate(params, gradients, metrics, batch, jnp.float32(8))
         params, opt_state, norm = programs.apply(params, opt_state, gradients, jnp.int32(k))
     return jax.device_get((params, metrics, norm))

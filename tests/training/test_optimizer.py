@@ -11,8 +11,7 @@ from ml_collections import config_dict
 
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import abstract_params
-from cogpo_jax.training.optimizer import decays, learning_rate_schedule, make_optimizer, stochastic_round
-from cogpo_jax.training.step import apply_step
+from cogpo_jax.training.step import apply_step, decays, learning_rate_schedule, make_optimizer, stochastic_round
 
 
 def section(**fields):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.training.reference import ReferenceCache, reference_key
+from cogpo_jax.training.scoring import ReferenceCache, reference_key
 
 KEY = reference_key("weights", "float32", "xla")
 RNG = np.random.default_rng(0)

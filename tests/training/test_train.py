@@ -297,7 +297,7 @@ def test_a_reference_that_drifted_is_refused(tmp_path, run):
     entries = np.load(part)
     entries["logp"] += 5
     part.unlink()
-    from cogpo_jax.training.reference import ReferenceCache
+    from cogpo_jax.training.scoring import ReferenceCache
 
     cache = ReferenceCache(tmp_path / "cache", json.loads((part.parent / "meta.json").read_text()))
     digests = np.frombuffer(b"".join(d.ljust(16, b"\0") for d in entries["digest"]), np.uint8).reshape(-1, 16)
