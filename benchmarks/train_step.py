@@ -12,7 +12,7 @@ the reference pass over the responses of the timed steps (objective cogpo and dp
 the steps), then the steps, AdamW included.
 
 `pairs_per_second` and `tokens_per_second` are over reference pass and steps; cpu_seconds is the process's (user and
-system), of use on a shared machine; model_flops by formula (training/flops.py: causal attention per segment, the head
+system), of use on a shared machine; model_flops by formula (training/log.py: causal attention per segment, the head
 for counted tokens, no recomputation), of the steps alone.
 """
 

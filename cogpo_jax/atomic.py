@@ -142,6 +142,7 @@ class FolderLock:
         if is_remote(self._folder):
             self._take_lease()
             return self
+        self._made = not Path(self._folder).exists()
         Path(self._folder).mkdir(parents=True, exist_ok=True)
         self._file = os.open(Path(self._folder) / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -158,7 +159,10 @@ class FolderLock:
         self._released.set()
         if self._file >= 0:
             os.ftruncate(self._file, 0)
-            os.close(self._file)  # the file stays: to remove it would race with the next holder
+            # The file stays, as to remove it would race with the next holder; but not in a folder that got nothing else.
+            if self._made and os.listdir(self._folder) == [".lock"]:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            os.close(self._file)
         elif (found := self._lease()) and found.get("nonce") == self._mine["nonce"]:
             self._lease_path().unlink()
 

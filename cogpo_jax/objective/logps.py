@@ -39,7 +39,7 @@ def token_logps(
     The products are computed in hidden's dtype, accumulated in float32; at most [chunk, 20,000] logits exist at a time
     on a device. head keeps its own (master) dtype, and its gradient is accumulated in float32.
     """
-    with jax.named_scope("head"):  # profiles and `training.flops` find it by this name
+    with jax.named_scope("head"):  # profiles and `training.log.model_flops` find it by this name
         return _logps(hidden, head, targets, mask, chunk, mesh if mesh is not None and mesh.size > 1 else None)
 
 

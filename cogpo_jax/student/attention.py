@@ -33,14 +33,14 @@ def attention(
     if mesh is not None and mesh.size > 1:
         heads, kv_heads, rows = spec("rows", None, "heads", None), spec("rows", None, "kv_heads", None), spec("rows")
         kernel = shard(kernel, mesh, (heads, kv_heads, kv_heads, rows, rows), heads)
-    with jax.named_scope("attention"):  # profiles and `training.flops` find it by this name
+    with jax.named_scope("attention"):  # profiles and `training.log.model_flops` find it by this name
         return checkpoint_name(kernel(q, k, v, segment_ids, positions), "attention")
 
 
 def tiles(backend: str, dtype: str, row_length: int, groups: int) -> tuple[int, bool]:
     """(tokens in a tile's side, whether tiles of other segments are skipped) of a back end: what it works on at a time.
 
-    groups: query heads per key head. For the accounting of its work (`training.flops.visited_pairs`).
+    groups: query heads per key head. For the accounting of its work (`training.log.visited_pairs`).
     """
     if backend == "splash":
         from cogpo_jax.student.splash import tile_size

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cogpo_jax.configs import cogpo_tpu
 from cogpo_jax.data.batches import PreferenceBatch, Rows
 from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.sharding import make_mesh, row_shards
