@@ -159,8 +159,8 @@ class FolderLock:
         self._released.set()
         if self._file >= 0:
             os.ftruncate(self._file, 0)
-            # The file stays, as to remove it would race with the next holder; but not in a folder that got nothing else.
-            if self._made and os.listdir(self._folder) == [".lock"]:
+            # The file stays: to remove it would race with the next holder. A folder that got nothing else goes.
+            if self._made and [file.name for file in Path(self._folder).iterdir()] == [".lock"]:
                 shutil.rmtree(self._folder, ignore_errors=True)
             os.close(self._file)
         elif (found := self._lease()) and found.get("nonce") == self._mine["nonce"]:

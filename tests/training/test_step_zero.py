@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from cogpo_jax.data.batches import PreferenceBatch, Rows
 from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.sharding import make_mesh, param_shardings
 from cogpo_jax.student.config import StudentConfig
@@ -71,13 +72,7 @@ def packed_rows(rng):
             positions[row, start:end] = np.arange(end - start)
             slots[row, start + 40 : end] = row * SEGMENTS + i
     tokens, targets = rng.integers(0, WIDE.vocab_size, (2, ROWS, LENGTH), np.int32)
-    return {
-        "tokens": tokens,
-        "targets": targets,
-        "segment_ids": segment_ids,
-        "positions": positions,
-        "slots": slots,
-    }
+    return Rows(tokens, targets, segment_ids, positions, slots)
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
@@ -95,15 +90,16 @@ def test_a_wide_student_in_long_rows_starts_at_ln_2_too(remat):
     reference, counts = programs.score(params, rows)
     assert (np.asarray(counts) > 20).all()
     chosen, rejected = rng.permutation(responses).reshape(2, -1)
-    pairs = {
-        "reference_logps": reference,
-        "chosen": jnp.asarray(chosen, jnp.int32),
-        "rejected": jnp.asarray(rejected, jnp.int32),
-        "gap": jnp.asarray([0, 1, 2, 3, 0], jnp.int32),
-        "beta": jnp.asarray([0.07, 0.2, 1.7, 0.1, 0.1], jnp.float32),
-        "weight": jnp.asarray([1, 2, 1, 1, 1], jnp.float32),
-    }
-    _, sums = programs.accumulate(params, *programs.start(params), rows | pairs, jnp.float32(6))
+    batch = PreferenceBatch(
+        rows=rows,
+        chosen=jnp.asarray(chosen, jnp.int32),
+        rejected=jnp.asarray(rejected, jnp.int32),
+        gap=jnp.asarray([0, 1, 2, 3, 0], jnp.int32),
+        beta=jnp.asarray([0.07, 0.2, 1.7, 0.1, 0.1], jnp.float32),
+        weight=jnp.asarray([1, 2, 1, 1, 1], jnp.float32),
+        reference_logps=reference,
+    )
+    _, sums = programs.accumulate(params, *programs.start(params), batch, jnp.float32(6))
     assert float(sums["objective"]["all"][0]) / 6 == pytest.approx(math.log(2), abs=1e-7)
     for name in ("margin", "chosen_logratio", "rejected_logratio", "kl"):
         assert float(sums[name]["all"][0]) == 0, name
