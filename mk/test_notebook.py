@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 RESULTS = ("sft/done.json", "cogpo/done.json", "hf/README.md", "gsm8k-hf/summary.json", "comparison", "report.html")
 
@@ -21,7 +22,10 @@ def main(source: Path, executed: Path) -> int:
     os.environ |= {"COGPO_NOTEBOOK": "tiny", "JAX_PLATFORMS": "cpu"}
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+        try:
+            NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+        except CellExecutionError as error:
+            print(f"error: {error.ename}: {error.evalue}", file=sys.stderr)
         missing = [name for name in RESULTS if not Path(folder, "runs/notebook", name).exists()]
     executed.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, executed)

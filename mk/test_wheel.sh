@@ -17,7 +17,7 @@ grep -q "rows.length = 16384" fields.txt
 
 few="--config.rows.length=896 --config.rows.shapes=1 --config.batch.groups=8 --config.max_steps=2"
 "$cogpo" crv --config=crv_recorded --config.limit=60 --config.heldout=10 --workdir=crv | tail -n 1 > crv.json
-"$cogpo" train-tokenizer --data=crv --output=tokenizer
+"$cogpo" train-tokenizer --data=crv --output=tokenizer --vocab_size=1024
 "$cogpo" train --config=tiny_cpu $few --config.objective=sft --config.data=crv --config.tokenizer=tokenizer --workdir=sft
 "$cogpo" train --config=tiny_cpu $few --config.objective=cogpo --config.data=crv --config.init_from=sft --workdir=cogpo
 "$cogpo" export --workdir=cogpo --output=hf --dtype=float32
