@@ -66,7 +66,11 @@ def get_config() -> config_dict.ConfigDict:
         logits_chunk=512,  # tokens whose logits exist at a time
         eval=dict(data="", every=0, split="validation"),  # held-out records; every: steps between, 0: only at the end
         checkpoint=dict(every=50, keep=2),  # steps between checkpoints (one more at the end); how many stay
-        log=dict(tensorboard=True),  # also write tensorboard/ in the workdir
+        log=dict(
+            tensorboard=True,  # also write tensorboard/ in the workdir
+            wandb="",  # project at Weights & Biases (pip install wandb); empty: off
+            trackio="",  # project of trackio (pip install trackio); empty: off
+        ),
         profile=dict(steps=""),  # "10:12": profile steps 10 and 11 into workdir/profile
         token_cache=dict(dir=""),  # on local disk; empty: token_cache/ in the workdir
         compile_cache=dict(dir=""),  # XLA's compiled programs, kept between runs; empty: off

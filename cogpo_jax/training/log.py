@@ -26,6 +26,7 @@ from cogpo_jax.objective.cogpo import finish
 from cogpo_jax.student.attention import tiles
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import ForwardOptions, abstract_params
+from cogpo_jax.tracking import Trackers, scalars
 
 _SMALL = 200_000_000  # parameters of a student whose buffers may all stay with the process
 _BEGAN = time.perf_counter()  # this module is imported as the command starts
@@ -64,14 +65,23 @@ def last_step(path: epath.Path) -> int:
 
 
 class MetricsLog:
-    """Appends to `folder/name` and, where asked for, to TensorBoard under `folder/tensorboard`."""
+    """Appends to `folder/name` and, where asked for, to TensorBoard under `folder/tensorboard` and to `trackers`."""
 
-    def __init__(self, folder: str | os.PathLike[str], name: str, *, tensorboard: bool, resume_step: int):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        name: str,
+        *,
+        tensorboard: bool,
+        resume_step: int,
+        trackers: Trackers | None = None,
+    ):
         self._path = epath.Path(folder) / name
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.cut = truncate_after(self._path, resume_step)
         self._file = _open(self._path)
         self._board = None
+        self._trackers = trackers
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -82,13 +92,11 @@ class MetricsLog:
         """Writes one line; nested objects become `name/gap` scalars in TensorBoard."""
         self._file.write(json.dumps(record, sort_keys=True) + "\n")
         self._file.flush()
-        if self._board is None:
-            return
-        for name, value in record.items():
-            scalars = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
-            for tag, scalar in scalars.items():
-                if isinstance(scalar, (int, float)) and tag != "step":
-                    self._board.add_scalar(tag, scalar, record["step"])
+        if self._board is not None:
+            for tag, scalar in scalars(record):
+                self._board.add_scalar(tag, scalar, record["step"])
+        if self._trackers is not None:
+            self._trackers.write(record)
 
     def sync(self) -> None:
         """Brings what was written so far to where it stays: lines up to a checkpoint must not be lost."""
@@ -111,6 +119,8 @@ class MetricsLog:
             self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._trackers is not None:
+            self._trackers.close()
 
 
 class _RemoteLines:

@@ -16,6 +16,7 @@ from etils import epath
 from jaxtyping import Float, Int
 from ml_collections import config_dict
 
+from cogpo_jax import tracking
 from cogpo_jax.atomic import is_remote
 from cogpo_jax.errors import UserError
 from cogpo_jax.records.schema import GAPS
@@ -93,6 +94,7 @@ _PATHS = (
 
 def check(config: config_dict.ConfigDict) -> None:
     """Raises UserError naming the first field that is out of range or contradicts another."""
+    tracking.check(config.log)
     flat = flatten(config.to_dict())
     for field, known in _CHOICES.items():
         if flat[field] not in known:

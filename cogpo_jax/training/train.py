@@ -19,6 +19,7 @@ from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.progress import Bar, say
 from cogpo_jax.records import verify_manifest
 from cogpo_jax.sharding import describe
+from cogpo_jax.tracking import Trackers
 from cogpo_jax.training import hosts, scoring, settings
 from cogpo_jax.training.checkpoint import Checkpoints, tree_digest
 from cogpo_jax.training.log import MetricsLog, Speedometer, keep_freed_memory, last_step, step_record
@@ -271,8 +272,13 @@ class Run:
         """metrics.jsonl, cut back to the step that the run goes on from; None on all processes but the first."""
         if not self.setup.main:
             return contextlib.nullcontext()
-        board = self.config.log.tensorboard
-        return MetricsLog(self.setup.workdir, "metrics.jsonl", tensorboard=board, resume_step=self.start)
+        return MetricsLog(
+            self.setup.workdir,
+            "metrics.jsonl",
+            tensorboard=self.config.log.tensorboard,
+            resume_step=self.start,
+            trackers=Trackers(self.config.to_dict(), self.setup.workdir),
+        )
 
 
 def _prepare(feed: Feed, step: StepPlan) -> tuple[list[Batch], float]:
