@@ -1,4 +1,4 @@
-"""Mutants of the command line, configs, tracking and the model card: each breaks a promise that the named test holds."""
+"""Mutants of the command line, configs, tracking and the model card: each breaks what its test promises."""
 
 MUTANTS = [
     (
