@@ -14,7 +14,7 @@ from typing import Any
 
 from cogpo_jax.errors import UserError
 from cogpo_jax.progress import say
-from cogpo_jax.records.repair import replace_surrogates
+from cogpo_jax.records.texts import replace_surrogates
 from crv.agents import Agents
 from crv.intake import pending, remaining, rows_of_input, take_in
 from crv.ledger import Ledger

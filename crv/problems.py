@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.records.repair import repair_text, replace_surrogates
+from cogpo_jax.records.texts import repair_text, replace_surrogates
 
 
 @dataclass(frozen=True, slots=True)

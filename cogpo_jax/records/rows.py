@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.records.repair import repair_text
 from cogpo_jax.records.schema import GAPS
+from cogpo_jax.records.texts import repair_text
 
 COLUMNS = ("prompt", "chosen", "rejected", "beta", "gap", "weight", "system")
 

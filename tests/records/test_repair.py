@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogpo_jax.records.repair import repair_text
+from cogpo_jax.records.texts import repair_text
 
 LATEX = (
     r"\boxed{\frac{1}{2}} \times \binom{4}{2} \triangle \text{cm} \vec{a} \alpha \theta \right) \rangle \tan(x) \rceil"
