@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 
 from absl import flags
@@ -97,32 +98,46 @@ def serve_pool() -> cli.Main:
 
 
 def convert() -> cli.Main:
-    """Flat preference rows (yours, TRL's, the CogPO authors') -> group shards that `cogpo train` trains on.
+    """Preference rows of any published form (yours, TRL's, the CogPO authors') -> shards that `cogpo train` reads.
 
         cogpo convert --input=PAIRS.jsonl --output=DIR
+        cogpo convert --input=hf:NAME@CONFIG:SPLIT --columns=prompt=question,chosen=good,rejected=bad --output=DIR
 
-    A row has `prompt`, `chosen`, `rejected` (texts, or lists of chat messages as in TRL), and may have `beta` (a number
-    above 0) or `gap` (small, medium, large, none: the config's beta of that gap), `system` and `weight`. Equal prompts
-    with equal system messages join in one group, equal responses are shared, duplicate pairs are joined. Text that lost
-    its backslashes (a backspace before `oxed`) is mended. A malformed row ends the command: file and line are named,
-    exit code 2, nothing is written. Rows without a usable pair are dropped and counted by reason.
+    The input is JSONL, JSON, CSV, Parquet or Arrow, compressed or not, a folder or glob of those, or a data set. A row
+    has `prompt`, `chosen`, `rejected` (texts or conversations; docs/data.md lists the other forms that are known), and
+    may have `beta` (a number above 0) or `gap` (small, medium, large, none: the config's beta of that gap), `system`
+    and `weight`. Equal prompts with equal system messages join in one group, equal responses are shared, duplicate
+    pairs are joined. Text that lost its backslashes (a backspace before `oxed`) is mended; `<think>` and its like part
+    a response into thought and solution. A bad row is dropped and counted by reason; with --strict it ends the command.
 
-    DIR gets groups/ and manifest.json; a summary with all the counts is printed on stdout as one line of JSON.
+    DIR gets groups/ and manifest.json. What was understood of the columns is told on stderr; a summary with all the
+    counts is printed on stdout as one line of JSON.
     """
-    source = flags.DEFINE_string("input", None, "JSONL file, folder written by datasets.save_to_disk, or hf:NAME.")
-    split = flags.DEFINE_string("input_split", "train", "Which split, where the input is a data set with splits.")
+    source = flags.DEFINE_string("input", None, "File, folder or glob of rows, or hf:NAME[@CONFIG][:SPLIT].")
+    split = flags.DEFINE_string("input_split", "", "Which split, where the input has several; empty: train.")
     output = flags.DEFINE_string("output", None, "Folder to write; records that it holds are replaced. Local or gs://.")
     heldout = flags.DEFINE_float("validation_fraction", 0.0, "Share of the prompts (0..1, by hash) to hold out.")
     shards = flags.DEFINE_integer("shards", 1, "Number of files per split.")
-    name = flags.DEFINE_string("source", "", "Name of the data, kept in each record; empty: the input's file name.")
+    name = flags.DEFINE_string("source", "", "Name of the data, kept in each record; empty: the preset's name.")
+    preset = flags.DEFINE_string("preset", "", "What the columns are, by name (docs/data.md); empty: as they look.")
+    columns = flags.DEFINE_string(
+        "columns", "", "ROLE=COLUMN, ...: prompt, chosen, rejected, system, beta, gap, weight."
+    )
+    gold = flags.DEFINE_string("gold", "", "Not for pairs: they need no gold answers; a set of problems does.")
+    strict = flags.DEFINE_bool("strict", False, "The first bad row ends the command.")
 
     def main() -> None:
         rows, folder = cli.require(source, output)
+        from cogpo_jax.errors import UserError
         from cogpo_jax.records.convert import ConvertOptions, convert_pairs
 
-        options = ConvertOptions(split.value, heldout.value, shards.value, name.value)
+        if gold.value:
+            raise UserError(f"--gold: {gold.value}: pairs have no gold; `cogpo crv` reads problems with golds")
+        options = ConvertOptions(
+            split.value, heldout.value, shards.value, name.value, preset.value, columns.value, strict.value
+        )
         with _stage_bars() as progress:
-            summary = convert_pairs(rows, folder, options, progress)
+            summary = convert_pairs(rows, folder, options, progress, tell=lambda line: print(line, file=sys.stderr))
         print(json.dumps(summary, ensure_ascii=False))
 
     return main

@@ -12,12 +12,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.records.rows import DropReason, FlatRow, ignored_columns, parse_row, read_rows
+from cogpo_jax.records.reader import read_rows
+from cogpo_jax.records.recognise import FIRST_ROWS, recognise_pairs
+from cogpo_jax.records.rows import DropReason, FlatRow, SourceRow, ignored_columns, parse_row
 from cogpo_jax.records.schema import Group, Pair, Response
 from cogpo_jax.records.shards import check_folder, write_data
 
@@ -36,12 +38,18 @@ CREATE TABLE pairs (row INTEGER PRIMARY KEY, first INTEGER, chosen TEXT, rejecte
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """`validation_fraction` of the prompts (0..1, by hash of the prompt) are held out; `source` names the data."""
+    """`validation_fraction` of the prompts (0..1, by hash of the prompt) are held out; `source` names the data.
 
-    input_split: str = "train"
+    `preset` and `columns` say what the columns are (docs/data.md); `strict`: the first bad row ends the conversion.
+    """
+
+    input_split: str = ""
     validation_fraction: float = 0.0
     shards: int = 1
     source: str = ""
+    preset: str = ""
+    columns: str = ""
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
@@ -55,23 +63,25 @@ def convert_pairs(
     output: str | os.PathLike[str],
     options: ConvertOptions | None = None,
     progress: Progress = lambda stage, done: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Converts the rows of `source` (see `rows.read_rows`) to group shards with a manifest; returns its summary.
+    """Converts the rows of `source` (see `reader.read_rows`) to group shards with a manifest; returns its summary.
 
-    `progress` is called with a stage's name and the share of it that is done. Raises UserError naming file and line
-    for a bad row; nothing is written then.
+    `progress` is called with a stage's name and the share of it that is done, `tell` with what was understood of the
+    columns. A bad row is dropped and counted. Raises UserError for data that hold no pairs, for a bad row where
+    `options.strict`, or where most rows are bad; nothing is written then.
     """
     options = options or ConvertOptions()
     check_folder(output)
     digest = hashlib.sha256()
-    rows = read_rows(source, options.input_split, digest)
     with tempfile.TemporaryDirectory(prefix="convert-pairs-") as scratch:
         store = sqlite3.connect(Path(scratch) / "rows.sqlite")
         try:
             store.executescript(_TABLES)
-            info = _fill(store, rows, options, progress)
-            info |= {"converted_from": {"name": options.source or Path(source).name, "sha256": digest.hexdigest()}}
-            info |= {"options": asdict(options)}
+            info = _fill(store, source, options, digest, progress, tell)
+            name = options.source or info["understood"]["preset"]
+            info |= {"converted_from": {"name": name, "rows_sha256": digest.hexdigest()}}
+            info |= {"options": {k: v for k, v in asdict(options).items() if k != "input_split"}}
             joined: Counter[str] = Counter(
                 contradictory_pairs=0, duplicate_pairs=0, duplicate_pairs_labelled_otherwise=0
             )
@@ -89,34 +99,71 @@ def convert_pairs(
 
 
 def _fill(
-    store: sqlite3.Connection, rows: Iterable[Any], options: ConvertOptions, progress: Progress
+    store: sqlite3.Connection,
+    source: str,
+    options: ConvertOptions,
+    digest: Any,
+    progress: Progress,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Stores every usable row under its prompt; returns the counts of rows read, kept, dropped and mended."""
     dropped: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
-    read = kept = places = mended = 0
-    for read, row in enumerate(rows, start=1):
-        parsed = parse_row(row)
-        ignored.update(ignored_columns(row.columns))
-        progress("reading rows", row.done)
+    read = kept = places = mended = pairs = 0
+    first_bad = ""
+
+    def bad(place: str, reason: str) -> None:
+        nonlocal read, first_bad
+        read += 1
+        first_bad = first_bad or f"{place}: {reason}"
+        dropped[f"bad_row: {reason}"] += 1
+
+    told = None if options.strict else bad
+    rows = read_rows(source, options.input_split, bad=told, progress=lambda share: progress("reading rows", share))
+    first = list(islice(rows, FIRST_ROWS))
+    meaning = recognise_pairs([row for _, row in first], preset=options.preset, columns=options.columns)
+    tell(meaning.line())
+    for place, columns in chain(first, rows):
+        read += 1
+        ignored.update(ignored_columns(columns, meaning))
+        try:
+            parsed = parse_row(SourceRow(place, columns), meaning)
+        except UserError as error:
+            if options.strict:
+                raise
+            # "PLACE: FIELD: what would be right": counted by field.
+            field = str(error).removeprefix(f"{place}: ").partition(":")[0]
+            dropped[f"bad_row: {field}"] += 1
+            first_bad = first_bad or str(error)
+            continue
         if isinstance(parsed, DropReason):
             dropped[parsed.value] += 1
             continue
-        _store(store, read, parsed, options.validation_fraction)
+        for pair in parsed:
+            pairs += 1
+            _store(store, pairs, pair, options.validation_fraction)
+            digest.update(repr(pair).encode())
         kept += 1
-        places += parsed.repaired
-        mended += bool(parsed.repaired)
+        places += (found := sum(pair.repaired for pair in parsed))
+        mended += bool(found)
+    spoilt = sum(count for reason, count in dropped.items() if reason.startswith("bad_row"))
+    if spoilt > read // 2:
+        raise UserError(f"{first_bad}; {spoilt} of {read} rows are bad")
     if not kept:
         raise UserError(
             f"--input: no usable row ({read} read, dropped: {dict(dropped)}): need prompt, chosen, rejected"
         )
     store.execute("CREATE INDEX by_prompt ON pairs (first, row)")
     return {
+        "understood": {name: value for name, value in meaning.described().items() if name in _UNDERSTOOD},
         "rows": {"read": read, "kept": kept},
         "dropped": dict(sorted(dropped.items())),
         "repaired": {"rows": mended, "control_characters": places},
         "ignored_columns": dict(sorted(ignored.items())),
     }
+
+
+_UNDERSTOOD = ("preset", "columns", "unused")
 
 
 def _store(store: sqlite3.Connection, number: int, row: FlatRow, validation_fraction: float) -> None:
@@ -126,7 +173,8 @@ def _store(store: sqlite3.Connection, number: int, row: FlatRow, validation_frac
     store.execute("INSERT OR IGNORE INTO prompts VALUES (?, ?, ?, ?, ?, ?)", new)
     first = store.execute("SELECT first FROM prompts WHERE key = ?", (key,)).fetchone()[0]
     beta = None if row.beta != row.beta else row.beta  # SQLite has no NaN
-    pair = (number, first, row.chosen, row.rejected, row.gap, beta, row.weight)
+    responses = (json.dumps(response) for response in (row.chosen, row.rejected))
+    pair = (number, first, *responses, row.gap, beta, row.weight)
     store.execute("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?)", pair)
 
 
@@ -154,9 +202,10 @@ def _join(rows: list[tuple[Any, ...]], joined: Counter[str]) -> tuple[tuple[Resp
     return tuple(map(_response, places)), tuple(pairs.values())
 
 
-def _response(text: str) -> Response:
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Response(name, "", "imported", "", "", "", text, kind="unknown", certificate=_CERTIFICATE)
+def _response(stored: str) -> Response:
+    thought, solution, text = json.loads(stored)
+    name = hashlib.sha256((text or stored).encode()).hexdigest()[:16]
+    return Response(name, "", "imported", "", thought, solution, text, kind="unknown", certificate=_CERTIFICATE)
 
 
 def _track(groups: Iterable[Group], written: Iterator[int], total: int, progress: Progress) -> Iterator[Group]:

@@ -1,23 +1,22 @@
-"""Flat preference rows: read from JSONL or `datasets`, and brought to one form whatever their columns look like.
+"""Preference rows brought to one form, whatever their columns look like.
 
-Columns: `prompt`, `chosen`, `rejected`; optional `beta`, `gap`, `weight`, `system`. The first three are texts or lists
-of chat messages (`{"role", "content"}`); `chosen` and `rejected` may repeat the prompt's messages, and `prompt` may
-then be left out. The CogPO authors' released rows (`prompt, chosen, rejected, beta`) are of this form.
+`prompt`, `chosen`, `rejected` are texts or conversations of any form (`texts.turns_of`); `chosen` and `rejected` may
+repeat the prompt, and `prompt` may then be left out. Responses lose the tags of their thoughts: they are thought and
+solution, as CRV's are.
 """
 
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.records.recognise import Recognised
 from cogpo_jax.records.schema import GAPS
-from cogpo_jax.records.texts import repair_text
-
-COLUMNS = ("prompt", "chosen", "rejected", "beta", "gap", "weight", "system")
+from cogpo_jax.records.texts import TURN_KEYS, Turn, find_path, repair_text, split_thought, turns_of
 
 
 class DropReason(StrEnum):
@@ -27,19 +26,24 @@ class DropReason(StrEnum):
     EMPTY_CHOSEN = "empty_chosen"
     EMPTY_REJECTED = "empty_rejected"
     EQUAL_RESPONSES = "chosen_equals_rejected"
+    EQUAL_BUT_FOR_END = "responses_differ_by_end_marks_or_spaces_only"
     NOT_ONE_REPLY = "response_is_not_one_assistant_message"
     NO_USER_TURN = "prompt_does_not_end_with_user_message"
+    NO_PREFERENCE = "no_preference"
 
 
 @dataclass(frozen=True)
 class FlatRow:
-    """One preference: `prompt` is the last user message, `messages` the conversation (JSON) if it has more turns."""
+    """One preference: `prompt` is the last user message, `messages` the conversation (JSON) if it has more turns.
+
+    A response is (thought, solution, text): the first two, or the text alone.
+    """
 
     system: str
     prompt: str
     messages: str
-    chosen: str
-    rejected: str
+    chosen: tuple[str, str, str]
+    rejected: tuple[str, str, str]
     gap: str
     beta: float
     weight: float
@@ -48,103 +52,74 @@ class FlatRow:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A row as it was read: where it stands (file and line), its columns, and the share of the input read so far."""
+    """A row as it was read: where it stands, and its columns."""
 
     where: str
     columns: dict[str, Any]
-    done: float
 
 
-def read_rows(source: str, split: str, digest: Any) -> Iterator[SourceRow]:
-    """Streams the rows of a JSONL file, of a folder written by `datasets.save_to_disk`, or of `hf:NAME`.
-
-    `split` picks one of a data set's splits; `digest` (a hashlib object) is updated with what is read.
-    Raises UserError for an input that is missing or empty, and naming file and line for a row that is no JSON object.
-    """
-    path = Path(source)
-    if source.startswith("hf:") or path.is_dir():
-        return _read_datasets(source, split, digest)
-    if not path.is_file():
-        raise UserError(f"--input: {source!r}: no such file or folder; give a JSONL file, a datasets folder or hf:NAME")
-    if path.stat().st_size == 0:
-        raise UserError(f"--input: {source}: empty; give rows of prompt, chosen, rejected")
-    return _read_jsonl(path, digest)
+# What ends a turn in the common chat templates: no part of a response.
+_END_MARKS = (
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "</s>",
+    "<eos>",
+    "<end_of_turn>",
+)
 
 
-def _read_jsonl(path: Path, digest: Any) -> Iterator[SourceRow]:
-    size, done = path.stat().st_size, 0
-    with open(path, "rb") as f:
-        for number, line in enumerate(f, start=1):
-            digest.update(line)
-            done += len(line)
-            if not line.strip():
-                continue
-            try:
-                columns = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: not JSON ({error}): each line must be one JSON object") from error
-            if not isinstance(columns, dict):
-                raise UserError(f"{path}:{number}: {type(columns).__name__}: each line must be one JSON object")
-            yield SourceRow(f"{path}:{number}", columns, done / size)
-
-
-def _read_datasets(source: str, split: str, digest: Any) -> Iterator[SourceRow]:
-    try:
-        import datasets  # slow to import, and only for this kind of input
-    except ImportError as error:
-        raise UserError(f"--input: {source}: needs `pip install datasets`; or give a JSONL file") from error
-
-    try:
-        if source.startswith("hf:"):
-            data = datasets.load_dataset(source.removeprefix("hf:"), split=split)
-        else:
-            data = datasets.load_from_disk(source)
-    except (FileNotFoundError, ValueError, ConnectionError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(
-            f"--input: {source}: datasets cannot read it ({' '.join(str(error).split())[:200]}); "
-            "give a folder written by save_to_disk, or hf:NAME"
-        ) from error
-    if isinstance(data, datasets.DatasetDict):
-        if split not in data:
-            raise UserError(f"--input_split: {split!r}: {source} has {', '.join(data)}")
-        data = data[split]
-    if not len(data):
-        raise UserError(f"--input: {source}: empty; give rows of prompt, chosen, rejected")
-    for i, columns in enumerate(data):
-        digest.update(json.dumps(columns, sort_keys=True, default=str).encode())
-        yield SourceRow(f"{source}: row {i}", columns, (i + 1) / len(data))
-
-
-def ignored_columns(columns: dict[str, Any]) -> Iterator[str]:
+def ignored_columns(columns: dict[str, Any], meaning: Recognised) -> Iterator[str]:
     """The names of what `parse_row` does not look at: other columns, and other keys of messages."""
-    yield from (name for name, value in columns.items() if name not in COLUMNS and value is not None)
-    for name in ("prompt", "chosen", "rejected"):
-        if isinstance(columns.get(name), list):
-            messages = [m for m in columns[name] if isinstance(m, dict)]
-            keys = {key for m in messages for key, value in m.items() if value is not None}
-            yield from (f"{name}.{key}" for key in sorted(keys - {"role", "content"}))
+    yield from (name for name in meaning.unused if columns.get(name) is not None)
+    for path in (meaning.columns.get(role, "") for role in ("prompt", "chosen", "rejected")):
+        value = find_path(columns, path) if path else None
+        turns = value if isinstance(value, list) else [value]
+        keys = {key for turn in turns if isinstance(turn, dict) for key, held in turn.items() if held is not None}
+        if path != "input.messages" or isinstance(value, list):
+            yield from (f"{path}.{key}" for key in sorted(keys - TURN_KEYS - {"messages"}))
 
 
-def parse_row(row: SourceRow) -> FlatRow | DropReason:
-    """The row in its one form, texts mended; or why it gives no pair.
+def parse_row(row: SourceRow, meaning: Recognised) -> list[FlatRow] | DropReason:
+    """The row's pairs in their one form, texts mended; or why it gives none.
 
-    Raises UserError naming file, line and field for a missing column, a wrong type or a value that cannot be.
+    Raises UserError naming the place and field for a missing column, a wrong type or a value that cannot be.
     """
-    columns = row.columns
-    given, chosen = _messages(row, "prompt"), _messages(row, "chosen")
-    rejected = _messages(row, "rejected")
-    if "prompt" not in columns and not (len(chosen) > 1 and len(rejected) > 1):
-        raise UserError(f"{row.where}: prompt: missing: a row needs prompt, chosen, rejected")
-    prompt = given or _shared_start(chosen, rejected)
+    if isinstance(found := _responses(row, meaning), DropReason):
+        return found
+    pairs: list[FlatRow] = []
+    reason: DropReason | None = None
+    for chosen, rejected in found:
+        pair = _pair(row, meaning, chosen, rejected)
+        if isinstance(pair, FlatRow):
+            pairs.append(pair)
+        else:
+            reason = reason or pair
+    return pairs or reason or DropReason.NO_PREFERENCE
+
+
+def _pair(row: SourceRow, meaning: Recognised, chosen: list[Turn], rejected: list[Turn]) -> FlatRow | DropReason:
+    prompt = _turns(row, meaning, "prompt")
+    if not prompt and "prompt" not in meaning.columns and len(chosen) == len(rejected) == 1:
+        prompt, chosen, rejected = _shared_text(chosen[0][1], rejected[0][1])
+    prompt = _without_reply(prompt, chosen, rejected)
+    if not prompt or (len(chosen) > 1 and len(rejected) > 1 and not _begins(chosen, prompt)):
+        prompt = _shared_start(chosen, rejected) or prompt
+    start = find_path(row.columns, meaning.columns["start"]) if "start" in meaning.columns else ""
     repaired = 0
-    texts = {}
-    for name, messages in (("chosen", chosen), ("rejected", rejected)):
-        reply = messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
+    texts: dict[str, tuple[str, str, str]] = {}
+    plain = {}
+    for name, turns in (("chosen", chosen), ("rejected", rejected)):
+        reply = turns[_begins(turns, prompt) :]
         if [role for role, _ in reply] != ["assistant"]:
             return DropReason.NOT_ONE_REPLY
-        texts[name], n = repair_text(reply[0][1])
+        plain[name], n = repair_text(f"{start or ''}{reply[0][1]}")
+        thought, solution = split_thought(_without_marks(plain[name]))
+        texts[name] = (thought, solution, "") if thought else ("", "", plain[name])
         repaired += n
-    system, n = repair_text(_system(row, prompt))
+    system, n = repair_text(_system(row, meaning, prompt))
     repaired += n
     turns = []
     for role, text in prompt:
@@ -152,7 +127,7 @@ def parse_row(row: SourceRow) -> FlatRow | DropReason:
             text, n = repair_text(text)
             turns.append((role, text))
             repaired += n
-    if reason := _drop_reason(turns, texts):
+    if reason := _drop_reason(turns, plain):
         return reason
     conversation = [{"role": role, "content": text} for role, text in turns]
     return FlatRow(
@@ -160,14 +135,89 @@ def parse_row(row: SourceRow) -> FlatRow | DropReason:
         prompt=turns[-1][1],
         messages=json.dumps(conversation, ensure_ascii=False) if len(turns) > 1 else "",
         **texts,
-        gap=_gap(row),
-        beta=_number(row, "beta", math.nan),
-        weight=_number(row, "weight", 1.0),
+        gap=_gap(row, meaning),
+        beta=_number(row, meaning, "beta", math.nan),
+        weight=_number(row, meaning, "weight", 1.0),
         repaired=repaired,
     )
 
 
-def _drop_reason(turns: list[tuple[str, str]], texts: dict[str, str]) -> DropReason | None:
+def _responses(row: SourceRow, meaning: Recognised) -> list[tuple[list[Turn], list[Turn]]] | DropReason:
+    """(chosen, rejected) conversations of a row: its two columns, or the best of several against each other one."""
+    named = {role: find_path(row.columns, path) for role, path in meaning.columns.items()}
+    if "preference" in named:
+        sign = named["preference"]
+        if isinstance(sign, bool) or not isinstance(sign, int | float | Decimal) or not sign:
+            return DropReason.NO_PREFERENCE
+        order = ("first", "second") if sign < 0 else ("second", "first")
+        return [(_turns(row, meaning, order[0]), _turns(row, meaning, order[1]))]
+    if "ranked" in named or "ratings" in named:
+        try:
+            if "ranked" in named:
+                scored = [(-float(one["rank"]), str(one["answer"])) for one in named["ranked"]]
+            else:
+                scored = list(zip(map(float, named["ratings"]), map(str, named["responses"]), strict=True))
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{row.where}: responses: {error}: each needs a text and a number") from error
+        scored.sort(key=lambda one: -one[0])
+        best = scored[0] if scored else (0.0, "")
+        return [([("assistant", best[1])], [("assistant", text)]) for score, text in scored if score < best[0]]
+    if "chosen" not in named:  # ms-swift: the last turn of the conversation is the chosen one
+        prompt = _turns(row, meaning, "prompt")
+        return [(prompt, _turns(row, meaning, "rejected"))]
+    return [(_turns(row, meaning, "chosen"), _turns(row, meaning, "rejected"))]
+
+
+def _without_reply(prompt: list[Turn], chosen: list[Turn], rejected: list[Turn]) -> list[Turn]:
+    """The prompt without a last assistant turn that repeats one of the responses."""
+    replies = [turns[-1][1].strip() for turns in (chosen, rejected) if turns]
+    if len(prompt) > 1 and prompt[-1][0] == "assistant" and prompt[-1][1].strip() in replies:
+        return prompt[:-1]
+    return prompt
+
+
+def _begins(turns: list[Turn], prompt: list[Turn]) -> int:
+    """How many turns of a conversation repeat the prompt, spaces at the ends and its system message aside."""
+    for skipped in (prompt, [turn for turn in prompt if turn[0] != "system"]):
+        for given in (0, 1) if turns and turns[0][0] == "system" else (0,):
+            told = [(role, text.strip()) for role, text in turns[given : given + len(skipped)]]
+            if told and told == [(role, text.strip()) for role, text in skipped]:
+                return given + len(skipped)
+    last = [turn for turn in prompt if turn[0] == "user"][-1:]  # the prompt's last turn alone, or another rendering
+    if len(turns) > 1 and turns[-1][0] == "assistant" and last and turns[-2][1].strip() == last[0][1].strip():
+        return len(turns) - 1
+    return 0
+
+
+def _shared_start(chosen: list[Turn], rejected: list[Turn]) -> list[Turn]:
+    """The messages that both conversations begin with; the last of each is always a response."""
+    n = 0
+    while n < min(len(chosen), len(rejected)) - 1 and (
+        chosen[n][0] == rejected[n][0] and chosen[n][1].strip() == rejected[n][1].strip()
+    ):
+        n += 1
+    return chosen[:n]
+
+
+def _shared_text(chosen: str, rejected: str) -> tuple[list[Turn], list[Turn], list[Turn]]:
+    """Two plain texts without a prompt: what they share, up to a word's end, is the prompt (TRL's implicit form)."""
+    n = 0
+    while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
+        n += 1
+    while n > 0 and not chosen[n - 1].isspace():
+        n -= 1
+    n = len(chosen[:n].rstrip())
+    return [("user", chosen[:n])], [("assistant", chosen[n:])], [("assistant", rejected[n:])]
+
+
+def _without_marks(text: str) -> str:
+    text = text.strip()
+    while mark := next((mark for mark in _END_MARKS if text.endswith(mark)), ""):
+        text = text.removesuffix(mark).strip()
+    return text
+
+
+def _drop_reason(turns: list[Turn], texts: dict[str, str]) -> DropReason | None:
     if not turns or turns[-1][0] != "user":
         return DropReason.NO_USER_TURN
     if not turns[-1][1].strip():
@@ -176,63 +226,62 @@ def _drop_reason(turns: list[tuple[str, str]], texts: dict[str, str]) -> DropRea
         return DropReason.EMPTY_CHOSEN
     if not texts["rejected"].strip():
         return DropReason.EMPTY_REJECTED
-    return DropReason.EQUAL_RESPONSES if texts["chosen"] == texts["rejected"] else None
+    if texts["chosen"] == texts["rejected"]:
+        return DropReason.EQUAL_RESPONSES
+    if _without_marks(texts["chosen"]) == _without_marks(texts["rejected"]):
+        return DropReason.EQUAL_BUT_FOR_END
+    return None
 
 
-def _messages(row: SourceRow, name: str) -> list[tuple[str, str]]:
-    """A column as (role, text) messages; a plain text is one message of its role."""
-    value = row.columns.get(name)
-    if value is None:
-        if name == "prompt" and name not in row.columns:
-            return []
+def _turns(row: SourceRow, meaning: Recognised, name: str) -> list[Turn]:
+    """A column as (role, text) turns; a plain text is one turn of its role, parts (`a+b`) are joined."""
+    path = meaning.columns.get(name, "")
+    if not path:
+        return []
+    values = [find_path(row.columns, part) for part in path.split("+")]
+    value = values[0] if len(values) == 1 else "\n\n".join(v for v in values if isinstance(v, str) and v.strip())
+    if value is None or (value == [] and name != "prompt"):
         raise UserError(f"{row.where}: {name}: missing: a row needs prompt, chosen, rejected")
-    if isinstance(value, str):
-        return [("user" if name == "prompt" else "assistant", value)]
-    if not isinstance(value, list):
-        raise UserError(f"{row.where}: {name}: {type(value).__name__}: must be a text or a list of chat messages")
-    for message in value:
-        if not (isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))):
-            raise UserError(f"{row.where}: {name}: {str(message)[:60]}: a message must have a text role and content")
-    return [(message["role"], message["content"]) for message in value]
+    try:
+        return turns_of(value, "user" if name == "prompt" else "assistant")
+    except ValueError as error:
+        raise UserError(f"{row.where}: {name}: {error}") from error
 
 
-def _shared_start(chosen: list[tuple[str, str]], rejected: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The messages that both conversations begin with; the last of each is always a response."""
-    n = 0
-    while n < min(len(chosen), len(rejected)) - 1 and chosen[n] == rejected[n]:
-        n += 1
-    return chosen[:n]
-
-
-def _system(row: SourceRow, prompt: list[tuple[str, str]]) -> str:
-    given = row.columns.get("system") or ""
+def _system(row: SourceRow, meaning: Recognised, prompt: list[Turn]) -> str:
+    given = find_path(row.columns, meaning.columns["system"]) if "system" in meaning.columns else ""
+    given = given or ""
     if not isinstance(given, str):
         raise UserError(f"{row.where}: system: {type(given).__name__}: must be a text")
     found = [text for role, text in prompt if role == "system"]
     if len(found) > 1 or (found and prompt[0][0] != "system"):
         raise UserError(f"{row.where}: prompt: a system message may only stand first, and once")
-    if found and given and found[0] != given:
+    if found and given and found[0].strip() != given.strip():
         raise UserError(f"{row.where}: system: differs from the system message in prompt: give one of them")
     return given or (found[0] if found else "")
 
 
-def _gap(row: SourceRow) -> str:
-    gap = row.columns.get("gap")
+def _gap(row: SourceRow, meaning: Recognised) -> str:
+    gap = find_path(row.columns, meaning.columns["gap"]) if "gap" in meaning.columns else None
     if gap is None:
         return "none"
     if gap not in GAPS:
         raise UserError(f"{row.where}: gap: {gap!r}: must be {', '.join(GAPS)}")
-    return gap
+    return str(gap)
 
 
-def _number(row: SourceRow, name: str, default: float) -> float:
-    value = row.columns.get(name)
+def _number(row: SourceRow, meaning: Recognised, name: str, default: float) -> float:
+    value = find_path(row.columns, meaning.columns[name]) if name in meaning.columns else None
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{row.where}: {name}: {value!r}: must be a number above 0")
-    if math.isnan(value) and name == "beta":
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)  # a text in CSV
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{row.where}: {name}: {str(value)[:40]!r}: must be a number above 0") from error
+    if math.isnan(number) and name == "beta":
         return default
-    if not 0 < value < math.inf:
-        raise UserError(f"{row.where}: {name}: {value}: must be a number above 0")
-    return float(value)
+    if not 0 < number < 3.4e38:  # betas and weights are stored as float32
+        raise UserError(f"{row.where}: {name}: {str(value)[:40]}: must be a number above 0")
+    return number
