@@ -25,7 +25,7 @@ from crv.output import export, gaps_of, outcome_row, write_also
 from crv.pool.base import Answer, Pool, PoolError, Request, StoppedError
 from crv.pool.http import FailedError
 from crv.pool.routing import open_pool
-from crv.problems import Problem, check_input, read_questions
+from crv.problems import Problem, read_questions, understand
 from crv.prompts import Prompt, load_prompts
 from crv.review import print_problems
 from crv.summary import count_calls, forecast, summarise, went_badly
@@ -44,13 +44,14 @@ def run(options: Options, workdir: str | Path, pool: Pool | None = None) -> dict
     """
     workdir = Path(workdir)
     prompts = load_prompts(options.prompts)
-    check_input(options.input)
+    meaning = understand(options)
     for source in options.hygiene.against:
         next(read_questions(source))
     pool = pool or open_pool(options)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         claim_workdir(workdir, options)
+        say(meaning.line())
         return asyncio.run(_run(options, workdir, pool, prompts))
     except (sqlite3.OperationalError, OSError) as error:
         raise UserError(

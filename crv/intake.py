@@ -5,24 +5,25 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from cogpo_jax.atomic import sha256_file
 from cogpo_jax.errors import UserError
+from cogpo_jax.records.reader import fingerprint
 from crv.hygiene import Hygiene
 from crv.ledger import Ledger, place_of
 from crv.options import Options
-from crv.problems import Problem, read_problems, read_questions
+from crv.problems import Problem, read_problems, read_questions, understand
 
 _EVERY = b"\xff" * 32
 
 
 def take_in(ledger: Ledger, options: Options) -> None:
-    """Reads the whole input into the ledger's list of problems: bad rows and ids with two texts are refused.
+    """Reads the whole input into the ledger's list of problems: bad rows are counted, ids with two texts refused.
 
     Skipped where this ledger has taken in the same file already; refused where the file has changed since.
     """
-    digest = options.input if options.input.startswith("hf:") else sha256_file(options.input)
+    digest = fingerprint(options.input)
     known = ledger.meta("input_sha256")
     if known is not None and known != digest:
         raise UserError(
@@ -35,10 +36,10 @@ def take_in(ledger: Ledger, options: Options) -> None:
     evaluation = {Path(source).stem: read_questions(source) for source in options.hygiene.against}
     hygiene = Hygiene(options.hygiene, evaluation, ledger.path.with_name("hygiene.scratch"))
     rows, last = _draw(options)
-    repaired = Counter[str]()
+    repaired, skipped = Counter[str](), Counter[str]()
     ledger.db.execute("BEGIN")
     try:
-        repeated = sum(_add(ledger, problem, hygiene) for problem in _drawn(options, last, repaired))
+        repeated = sum(_add(ledger, problem, hygiene) for problem in _drawn(options, last, repaired, skipped))
     except BaseException:
         if ledger.db.in_transaction:
             ledger.db.execute("ROLLBACK")
@@ -49,6 +50,8 @@ def take_in(ledger: Ledger, options: Options) -> None:
     ledger.set_meta("rows", str(rows))
     ledger.set_meta("last_place", last.hex())
     ledger.set_meta("repaired", json.dumps(repaired, sort_keys=True))
+    ledger.set_meta("skipped", json.dumps(skipped, sort_keys=True))
+    ledger.set_meta("understood", json.dumps(understand(options).described(), sort_keys=True))
     ledger.set_meta("taken_in", str(repeated))
 
 
@@ -73,11 +76,11 @@ def pending(ledger: Ledger, options: Options) -> Iterator[Problem]:
             yield problem
 
 
-def _limited(options: Options, repaired: Counter[str] | None = None) -> Iterator[Problem]:
-    for number, problem in enumerate(read_problems(options.input, options.hygiene.repair, repaired), 1):
-        if options.limit and number > options.limit:
-            return
-        yield problem
+def _limited(
+    options: Options, repaired: Counter[str] | None = None, skipped: Counter[str] | None = None
+) -> Iterator[Problem]:
+    problems = read_problems(options.input, options.hygiene.repair, repaired, options.columns, skipped)
+    return islice(problems, options.limit or None)
 
 
 def _draw(options: Options) -> tuple[int, bytes]:
@@ -101,8 +104,10 @@ class _Counted:
             yield problem
 
 
-def _drawn(options: Options, last: bytes, repaired: Counter[str] | None = None) -> Iterator[Problem]:
-    problems = _limited(options, repaired)
+def _drawn(
+    options: Options, last: bytes, repaired: Counter[str] | None = None, skipped: Counter[str] | None = None
+) -> Iterator[Problem]:
+    problems = _limited(options, repaired, skipped)
     return (problem for problem in problems if last == _EVERY or place_of(problem.problem_id) <= last)
 
 

@@ -218,7 +218,7 @@ def place_of(problem_id: str) -> bytes:
 
 
 _TABLES = ("calls", "verdicts", "problems", "outcomes")
-_MUST_AGREE = ("version", "input_sha256", "outcomes_from", "taken_in", "repaired")
+_MUST_AGREE = ("version", "input_sha256", "outcomes_from", "taken_in", "repaired", "skipped", "understood")
 _OWN = ("partition.driver", "partition.drivers")
 
 

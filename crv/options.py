@@ -90,6 +90,17 @@ class CorrupterOptions:
 
 
 @dataclass(frozen=True)
+class ColumnsOptions:
+    """What the input's columns are; empty and auto: as they look, which is said before any call (docs/data.md)."""
+
+    preset: str = option("", "name of a known set; general = by plain names")
+    map: str = option("", "ROLE=COLUMN, ...: problem, answer, cot, id, model, source, difficulty; cot=thought+solution")
+    gold: str = option("auto", "where the gold answer is: auto | NAME | box(NAME) | hash(NAME) (after ####) | box(cot)")
+    cot: str = option("auto", "where the chain of thought is: auto | NAME | NAME+NAME | none = left out on purpose")
+    strict: bool = option(False, "the first bad row ends the run, instead of being dropped and counted")
+
+
+@dataclass(frozen=True)
 class HygieneOptions:
     """What is mended and what is dropped before any call, counted by reason. Everything off by default."""
 
@@ -143,7 +154,8 @@ FORMATS = ("authors", "datasets", "array_record")
 class Options:
     """A CRV run."""
 
-    input: str = option("", "JSONL file or hf:NAME[:SPLIT], see crv/problems.py")
+    input: str = option("", "file, folder or glob of rows, or hf:NAME[@CONFIG][:SPLIT]; see docs/data.md")
+    columns: ColumnsOptions = ColumnsOptions()
     limit: int = option(0, "problems from the start of the input; 0 = all", low=0)
     sample: int = option(0, "a pilot: problems drawn from all of the input, with a forecast; 0 = off", low=0)
     seed: int = option(0, "of sampling and of the held-out split")

@@ -1,14 +1,20 @@
-"""Problems in: a JSONL file or a Hugging Face dataset, one row at a time, bad rows named by file and line."""
+"""Problems in: rows of any container and any known columns, one at a time; what was understood is said before any call.
 
-import json
+A row that is no problem is dropped and counted by reason; `columns.strict` makes it an error that names its place.
+"""
+
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import chain, islice
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.records.reader import read_rows
+from cogpo_jax.records.recognise import FIRST_ROWS, Recognised, recognise
 from cogpo_jax.records.texts import repair_text, replace_surrogates
+from crv.options import ColumnsOptions, Options
+from crv.verify import grade
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,90 +30,86 @@ class Problem:
     difficulty: str = ""
 
 
-def read_problems(source: str, repair: bool = False, repaired: Counter[str] | None = None) -> Iterator[Problem]:
-    """Streams the problems of a JSONL file, or of `hf:NAME[:SPLIT]`; raises UserError naming the first bad row.
+_BAD = ("problem_missing", "problem_is_no_text", "chain_is_no_text", "answer_missing", "answer_is_no_text")
 
-    A row needs `problem` and `answer`; `problem_id` (or `id`), `cot`, `model`, `source`, `difficulty` are optional. A
-    row without an id is known by its place. `repair` mends text that lost its backslashes (`repair_text`); half
-    surrogate pairs are replaced always. `repaired` counts the places by field.
+
+def read_problems(
+    source: str,
+    repair: bool = False,
+    repaired: Counter[str] | None = None,
+    columns: ColumnsOptions | None = None,
+    skipped: Counter[str] | None = None,
+) -> Iterator[Problem]:
+    """Streams the problems of `source` (`reader.read_rows`); raises UserError where none can be had from it.
+
+    A row without an id is known by its place. `repair` mends text that lost its backslashes (`repair_text`); half
+    surrogate pairs are replaced always. `repaired` counts the places by field, `skipped` the rows that are no problem
+    by reason.
     """
+    columns = columns or ColumnsOptions()
     repaired = Counter() if repaired is None else repaired
-    rows = _hf_rows(source[3:]) if source.startswith("hf:") else _jsonl_rows(source)
-    count = 0
-    for count, (where, row) in enumerate(rows, 1):
-        yield _problem(row, where, count, repair, repaired)
-    if not count:
-        raise UserError(f"input: {source}: no problems in it; give one JSON object a line with problem and answer")
+    skipped = Counter() if skipped is None else skipped
+
+    def bad(place: str, reason: str) -> None:
+        skipped[reason] += 1
+
+    rows = read_rows(source, bad=None if columns.strict else bad)
+    first = list(islice(rows, FIRST_ROWS))
+    meaning = _recognised([row for _, row in first], columns)
+    count = found = 0
+    for count, (place, row) in enumerate(chain(first, rows), 1):
+        example = meaning.example(row)
+        if example.dropped:
+            if columns.strict and example.dropped in _BAD:
+                raise UserError(f"input: {place}: {example.dropped.replace('_', ' ')}; {meaning.line()}")
+            skipped[example.dropped] += 1
+            continue
+        found += 1
+        texts = {"problem_id": example.id or f"row-{count:09d}"}
+        texts |= {
+            name: getattr(example, name) for name in ("problem", "answer", "cot", "model", "source", "difficulty")
+        }
+        for name, text in texts.items():
+            texts[name], places = repair_text(text) if repair else replace_surrogates(text)
+            if places:
+                repaired[name] += places
+        yield Problem(**texts)
+    if not found:
+        raise UserError(f"input: {source}: no problem in {count} rows, dropped: {dict(skipped)}; {meaning.line()}")
 
 
 def read_questions(source: str) -> Iterator[str]:
-    """Streams the problem texts of an evaluation set (`problem`, `question` or `prompt`); answers are not needed."""
-    rows = _hf_rows(source[3:]) if source.startswith("hf:") else _jsonl_rows(source)
-    where = ""
-    for where, row in rows:
-        text = next(
-            (row[name] for name in ("problem", "question", "prompt") if isinstance(row, dict) and row.get(name)), None
+    """Streams the problem texts of an evaluation set; answers are not needed."""
+    rows = read_rows(source)
+    first = list(islice(rows, FIRST_ROWS))
+    meaning = recognise([row for _, row in first], cot="none", need_gold=False)
+    meaning = dataclasses.replace(meaning, gold="", skip=())
+    for place, row in chain(first, rows):
+        example = meaning.example(row)
+        if example.dropped:
+            raise UserError(f"hygiene.against: {place}: no problem, question or prompt in it")
+        yield example.problem
+
+
+def understand(options: Options) -> Recognised:
+    """What the input's columns are, before any work. Raises UserError for an input that is missing or empty, for one
+    of which something would be lost, and where most golds of the first rows cannot be read."""
+    columns = options.columns
+    rows = read_rows(options.input, bad=None if columns.strict else lambda place, reason: None)
+    first = [row for _, row in islice(rows, FIRST_ROWS)]
+    meaning = _recognised(first, columns)
+    examples = [example for row in first if not (example := meaning.example(row)).dropped]
+    unreadable = [example.answer for example in examples if not grade.readable(example.answer)]
+    if len(unreadable) * 2 > len(examples) and not options.judge:
+        raise UserError(
+            f"columns.gold: {len(unreadable)} of the first {len(examples)} gold answers cannot be read, as"
+            f" {unreadable[0][:60]!r}; want the bare answer: give columns.gold=NAME, box(NAME) or hash(NAME);"
+            f" {meaning.line()}"
         )
-        if not isinstance(text, str):
-            raise UserError(f"hygiene.against: {where}: no problem, question or prompt in it")
-        yield text
-    if not where:
-        raise UserError(f"hygiene.against: {source}: no problems in it")
+    if first and not examples:
+        next(read_problems(options.input, columns=columns))  # says what is wrong with them, if all rows are so
+    return dataclasses.replace(meaning, golds=len(examples) - len(unreadable))
 
 
-def check_input(source: str) -> None:
-    """Refuses a missing or empty input, or one whose first row is bad, before any work."""
-    next(read_problems(source))
-
-
-def _jsonl_rows(source: str) -> Iterator[tuple[str, Any]]:
-    path = Path(source)
-    if not source or not path.is_file():
-        raise UserError(f"input: {source or '(empty)'}: no such file; give a JSONL file of problems, or hf:NAME")
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield f"{path}:{number}", json.loads(line)
-            except ValueError as error:
-                raise UserError(f"input: {path}:{number}: not JSON ({error}); want one JSON object a line") from error
-
-
-def _hf_rows(name: str) -> Iterator[tuple[str, Any]]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(f"input: hf:{name}: needs the package datasets (pip install cogpo-jax[crv])") from error
-    name, _, split = name.partition(":")
-    try:
-        if Path(name).is_dir():
-            rows = datasets.load_from_disk(name)
-            rows = rows[split or "train"] if isinstance(rows, datasets.DatasetDict) else rows
-        else:
-            rows = datasets.load_dataset(name, split=split or "train", streaming=True)
-    except Exception as error:  # datasets raises whatever its back ends raise
-        raise UserError(f"input: hf:{name}: {' '.join(str(error).split())[:200]}") from error
-    for number, row in enumerate(rows):
-        yield f"hf:{name}[{number}]", row
-
-
-def _problem(row: Any, where: str, number: int, repair: bool, repaired: Counter[str]) -> Problem:
-    if not isinstance(row, dict):
-        raise UserError(f"input: {where}: a JSON {type(row).__name__}; want an object with problem and answer")
-    for name in ("problem", "answer"):
-        value = row.get(name)
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-            raise UserError(f"input: {where}: {name}: {'missing' if name not in row else repr(value)}; want a text")
-    identity = row.get("problem_id", row.get("id"))
-    texts = {"problem_id": f"row-{number:09d}" if identity is None else str(identity)}
-    for name in ("problem", "answer", "cot", "model", "source", "difficulty"):
-        value = row.get(name)
-        if value is not None and not isinstance(value, str | int | float):
-            raise UserError(f"input: {where}: {name}: {type(value).__name__}; want a text")
-        texts[name] = "" if value is None else str(value)
-    for name, text in texts.items():
-        texts[name], places = repair_text(text) if repair else replace_surrogates(text)
-        if places:
-            repaired[name] += places
-    return Problem(**texts)
+def _recognised(rows: list[dict[str, object]], columns: ColumnsOptions) -> Recognised:
+    return recognise(rows, preset=columns.preset, columns=columns.map, gold=columns.gold, cot=columns.cot)

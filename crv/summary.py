@@ -26,6 +26,8 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         "problems": {"total": sum(states.values()) + dropped, **states, "dropped": dropped},
         "labels": ledger.counts("label", "label != ''"),
         "drops": {**early, **ledger.counts("reason", "state = 'dropped'")},
+        "skipped_rows": json.loads(ledger.meta("skipped") or "{}"),
+        "understood": json.loads(ledger.meta("understood") or "{}"),
         "repeated_rows": int(ledger.meta("taken_in") or 0),
         "repaired_places": json.loads(ledger.meta("repaired") or "{}"),
         "pairs": gaps,

@@ -96,7 +96,7 @@ PROBLEMS = (
     _preset("deepmath", "question final_answer r1_solution_1", "problem=question, cot=r1_solution_1", "final_answer"),
     _preset(
         "am_deepseek_r1",
-        "messages[assistant].info messages[user].info",
+        "messages[user] messages[assistant] messages[user].info messages[assistant].info",
         "problem=messages[user], cot=messages[assistant], source=messages[user].info.source",
         "messages[assistant].info.reference_answer|messages[user].info.reference_answer",
     ),
@@ -131,7 +131,7 @@ PROBLEMS = (
     ),
     _preset(
         "orz",
-        "conversations[assistant].ground_truth.value",
+        "conversations[user] conversations[assistant] conversations[assistant].ground_truth.value",
         "problem=conversations[user]",
         "conversations[assistant].ground_truth.value",
     ),

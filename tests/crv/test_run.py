@@ -17,7 +17,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.records import read_groups, read_sft, splits
 from crv.driver import run
 from crv.ledger import merge
-from crv.options import PartitionOptions
+from crv.options import ColumnsOptions, PartitionOptions
 from crv.pool.base import PoolError
 from crv.review import why
 from crv.summary import findings
@@ -213,17 +213,27 @@ GOOD = {
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "no problems in it"),
+        ([], "empty: no rows in it"),
         (["{oops"], r"problems.jsonl:1: not JSON"),
-        ([GOOD, {"answer": "1"}], r"problems.jsonl:2: problem: missing"),
-        ([GOOD, {"problem": "x", "answer": " "}], r"problems.jsonl:2: answer: ' '"),
-        ([GOOD, [1]], r"problems.jsonl:2: a JSON list"),
+        ([GOOD, {"answer": "1"}], r"problems.jsonl:2: problem missing"),
+        ([GOOD, {"problem": "x", "answer": " "}], r"problems.jsonl:2: answer missing"),
+        ([GOOD, [1]], r"problems.jsonl:2: list: each row must be one JSON object"),
         ([GOOD, {**GOOD, "problem": "other"}], "'a': two rows with different content"),
     ],
 )
 def test_bad_problem_files_are_refused_before_any_call(tmp_path, rows, message):
+    strict = replace(problem_file(tmp_path, *rows), columns=ColumnsOptions(strict=True))
     with pytest.raises(UserError, match=message):
-        run(problem_file(tmp_path, *rows), tmp_path / "run", ScriptedPool())
+        run(strict, tmp_path / "run", ScriptedPool())
+
+
+def test_a_bad_row_is_dropped_and_counted(tmp_path):
+    pool = ScriptedPool(critic=[label("medium")], corrupter=["6 times 7 makes 41, I think. The answer is 41"])
+    bad = [{"answer": "1"}, {"problem": "x", "answer": float("nan")}, [1], "{oops"]
+    summary = run(problem_file(tmp_path, GOOD, *bad), tmp_path / "run", pool)
+    assert summary["problems"]["total"] == 1
+    assert summary["skipped_rows"] == {"problem_missing": 1, "answer_missing": 1, "not_an_object": 1, "not_json": 1}
+    assert summary["understood"]["preset"] == "crv"
 
 
 def test_repeated_rows_are_counted_and_run_once(tmp_path):

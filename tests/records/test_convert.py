@@ -53,7 +53,8 @@ def test_a_released_row_of_the_cogpo_authors(convert):
     _, (group,) = convert([row("What is 2+2?", thought, "5", beta=0.5)])
     assert group.pairs == (Pair(0, 1, "none", 0.5),)
     good, bad = group.responses
-    assert (good.thought, good.solution, good.text) == ("", "", thought)
+    assert (good.thought, good.solution, good.text) == ("well", "4", "")
+    assert (bad.thought, bad.solution, bad.text) == ("", "", "5")
     assert {(r.kind, r.origin, r.certificate) for r in (good, bad)} == {
         ("unknown", "imported", '{"method": "imported"}')
     }
@@ -153,7 +154,7 @@ def test_conversation_keeps_its_turns(convert):
     ("line", "message"),
     [
         ("{", "not JSON"),
-        ("[1]", "list: each line must be one JSON object"),
+        ("[1]", "list: each row must be one JSON object"),
         ('{"prompt": "q", "chosen": "a"}', "rejected: missing"),
         ('{"chosen": "a", "rejected": "b"}', "prompt: missing"),
         ('{"prompt": null, "chosen": "a", "rejected": "b"}', "prompt: missing"),
@@ -161,9 +162,10 @@ def test_conversation_keeps_its_turns(convert):
         ('{"prompt": "q", "chosen": [{"role": "assistant"}], "rejected": "b"}', "chosen: .*text role and content"),
         ('{"prompt": "q", "chosen": "a", "rejected": "b", "beta": 0}', "beta: 0: must be a number above 0"),
         ('{"prompt": "q", "chosen": "a", "rejected": "b", "beta": -0.1}', "beta: -0.1"),
-        ('{"prompt": "q", "chosen": "a", "rejected": "b", "beta": "0.1"}', "beta: '0.1'"),
-        ('{"prompt": "q", "chosen": "a", "rejected": "b", "beta": true}', "beta: True"),
+        ('{"prompt": "q", "chosen": "a", "rejected": "b", "beta": "x"}', "beta: 'x'"),
+        ('{"prompt": "q", "chosen": "a", "rejected": "b", "beta": true}', "beta: 'True'"),
         ('{"prompt": "q", "chosen": "a", "rejected": "b", "weight": Infinity}', "weight: inf"),
+        ('{"prompt": "q", "chosen": "a", "rejected": "b", "beta": 1' + "0" * 400 + "}", "beta: '100"),
         ('{"prompt": "q", "chosen": "a", "rejected": "b", "gap": "tiny"}', "gap: 'tiny': must be small, medium"),
         ('{"prompt": "q", "chosen": "a", "rejected": "b", "system": 1}', "system: int: must be a text"),
         (
@@ -182,8 +184,11 @@ def test_bad_row_is_named_with_file_and_line_and_nothing_is_written(tmp_path, li
     source = tmp_path / "pairs.jsonl"
     source.write_text(json.dumps(row()) + "\n\n" + line + "\n")
     with pytest.raises(UserError, match=re.escape(f"{source}:3: ") + message):
-        convert_pairs(str(source), tmp_path / "out")
+        convert_pairs(str(source), tmp_path / "out", ConvertOptions(strict=True))
     assert list((tmp_path / "out").iterdir()) == []
+    summary = convert_pairs(str(source), tmp_path / "out")
+    assert summary["rows"]["kept"] == 1
+    assert [reason for reason in summary["dropped"] if reason.startswith("bad_row: ")], "dropped and counted"
 
 
 def test_unusable_input_is_refused(tmp_path):
@@ -255,7 +260,8 @@ def test_datasets_folder(tmp_path):
     assert group.pairs == (Pair(0, 1, "none", 0.5), Pair(0, 2, "none"))
     summary = convert_pairs(str(tmp_path / "several"), tmp_path / "out", ConvertOptions(input_split="test"))
     assert summary["rows"]["read"] == 1
-    with pytest.raises(UserError, match=r"--input_split: 'dev': .* has train, test"):
+    with pytest.raises(UserError, match=r"split 'dev': not there; it has train, test"):
         convert_pairs(str(tmp_path / "several"), tmp_path / "out", ConvertOptions(input_split="dev"))
-    with pytest.raises(UserError, match="datasets cannot read it"):
-        convert_pairs(str(tmp_path / "out"), tmp_path / "other")
+    with pytest.raises(UserError, match="no data in it"):
+        (tmp_path / "bare").mkdir()
+        convert_pairs(str(tmp_path / "bare"), tmp_path / "other")
