@@ -262,6 +262,6 @@ def test_datasets_folder(tmp_path):
     assert summary["rows"]["read"] == 1
     with pytest.raises(UserError, match=r"split 'dev': not there; it has train, test"):
         convert_pairs(str(tmp_path / "several"), tmp_path / "out", ConvertOptions(input_split="dev"))
+    (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="no data in it"):
-        (tmp_path / "bare").mkdir()
         convert_pairs(str(tmp_path / "bare"), tmp_path / "other")
