@@ -132,9 +132,11 @@ class EpochPlan:
         self._kept_pairs = self._keep()
         self.groups = self._usable_groups()
         if not len(self.groups):
+            longer = np.maximum(self._lengths[self._chosen], self._lengths[self._rejected])
+            shortest = int((longer if self.pairwise else self._lengths).min(initial=2**31 - 1))
             raise UserError(
                 f"rows.length: {self.row_length}: leaves nothing to train on (dropped: {dict(self.drops)}); "
-                f"the shortest response needs {int(self._lengths.min(initial=0))} tokens with its prompt"
+                f"the shortest {'pair' if self.pairwise else 'response'} needs {shortest} tokens with its prompt"
             )
         self.max_slots, self.max_pairs = self._slot_bounds()
         self.split_groups, self.repeated_responses = self._repeats()

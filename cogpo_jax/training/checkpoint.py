@@ -238,6 +238,11 @@ def export_checkpoint(
     if not (run / STUDENT_FILE).is_file():
         raise UserError(f"--workdir: {workdir}: holds no {STUDENT_FILE}; give the workdir of a run of launch/train.py")
     target = epath.Path(output)
+    here, there = os.path.realpath(workdir), os.path.realpath(output)
+    if "://" in workdir or "://" in output:
+        here, there = workdir.rstrip("/"), output.rstrip("/")
+    if f"{here}/".startswith(f"{there}/") or f"{there}/".startswith(f"{here}/"):
+        raise UserError(f"--output: {output}: must be apart from the run in {workdir}: neither of them in the other")
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--output: {output}: exists and is not empty; give another name, or --overwrite")
     tokenizer_folder = Path(run / TOKENIZER_FOLDER)

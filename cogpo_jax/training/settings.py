@@ -3,11 +3,12 @@
 Imports no jax, so that a mistyped field costs no start-up of an accelerator.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,9 @@ _AT_LEAST = {
 _WITHIN = {
     "optimizer.warmup_ratio": (0, 1),
     "optimizer.min_learning_rate_ratio": (0, 1),
-    "optimizer.b1": (0, 1),
-    "optimizer.b2": (0, 1),
+    "optimizer.b1": (0, 1 - 1e-9),  # at 1 Adam's moments never move, and their correction divides by 0
+    "optimizer.b2": (0, 1 - 1e-9),
+    "seed": (0, 2**32 - 1),
     "loss.label_smoothing": (0, 0.5),
 }
 # May differ when a run goes on: they decide where and how it runs, not what it computes.
@@ -96,6 +98,13 @@ def check(config: config_dict.ConfigDict) -> None:
     """Raises UserError naming the first field that is out of range or contradicts another."""
     tracking.check(config.log)
     flat = flatten(config.to_dict())
+    for field in (*_CHOICES, *_AT_LEAST, *_WITHIN, *_PATHS, "beta.small"):
+        section = field.rpartition(".")[0]
+        if section and not isinstance(config[section], config_dict.ConfigDict):
+            example = f"--config.{field}=..."
+            raise UserError(f"{section}: {config[section]!r}: must be given field by field, as {example}")
+    if empty := [field for field, value in flat.items() if value is None]:
+        raise UserError(f"{empty[0]}: None: must have a value; configs/tiny_cpu.py has the default")
     for field, known in _CHOICES.items():
         if flat[field] not in known:
             raise UserError(f"{field}: {flat[field]!r}: must be one of {', '.join(known)}")
@@ -104,7 +113,8 @@ def check(config: config_dict.ConfigDict) -> None:
             raise UserError(f"{field}: {flat[field]}: must be at least {low}")
     for field, (low, high) in _WITHIN.items():
         if not low <= flat[field] <= high:
-            raise UserError(f"{field}: {flat[field]}: must be between {low} and {high}")
+            end = "below 1" if high == 1 - 1e-9 else f"at most {high}"
+            raise UserError(f"{field}: {flat[field]}: must be at least {low} and {end}")
     for name in (*GAPS[:3], "default"):
         if not 0 < config.beta[name] < math.inf:
             raise UserError(f"beta.{name}: {config.beta[name]}: must be above 0")
@@ -158,10 +168,11 @@ def check_workdir(workdir: epath.Path) -> None:
         raise UserError(f"--workdir: {workdir}: {there} cannot be written by this user: give another folder")
 
 
-def named(field: str, check: Callable[[], Any]) -> None:
-    """Runs a check; its UserError is told as one of this config field."""
+@contextlib.contextmanager
+def named(field: str) -> Iterator[None]:
+    """A UserError of the block is told as one of this config field."""
     try:
-        check()
+        yield
     except UserError as error:
         raise UserError(f"{field}: {error}") from error
 
@@ -222,6 +233,11 @@ def _with_schedule(flat: dict[str, Any]) -> dict[str, Any]:
 def check_same_run(config: config_dict.ConfigDict, saved: Path) -> None:
     """Raises UserError naming the fields in which a workdir's config.json differs from this config."""
     old, new = (_with_schedule(flatten(tree)) for tree in (json.loads(saved.read_text()), config.to_dict()))
+    for flat in (old, new):  # where a file lies is spelled in many ways, and data may move: plan.json has its digest
+        flat.pop("data", None)
+        flat.update(
+            {name: os.path.realpath(flat[name]) for name in _PATHS if flat.get(name) and "://" not in flat[name]}
+        )
     differing = [
         f"{name} ({old.get(name)!r} there, {new.get(name)!r} here)"
         for name in sorted(old.keys() | new.keys())

@@ -116,6 +116,7 @@ class Setup:
 def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initial) -> Setup:
     """Reads the data, plans the epochs, writes the run's files. Raises UserError before anything is compiled."""
     mesh = make_mesh(config.mesh.to_dict())
+    _check_positions(config, initial.student)
     step_settings(config, initial.student, mesh, 0)  # refuses a mesh or rows that cannot be, before anything is read
     tokenizer = text.load_tokenizer(initial.tokenizer_folder)
     if len(tokenizer) > initial.student.vocab_size:
@@ -127,14 +128,21 @@ def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initia
     plan = _plan(config, data, mesh, shuffle=True)
     schedule_steps = config.epochs * plan.steps_per_epoch or config.max_steps
     total_steps = min(schedule_steps, config.max_steps or schedule_steps)
+    if 0 < config.optimizer.schedule_steps < total_steps:
+        last = config.optimizer.schedule_steps
+        say(
+            f"warning: optimizer.schedule_steps: {last}: the run has {total_steps} steps, the schedule ends before them"
+        )
     compiled_for = step_settings(config, initial.student, mesh, plan.max_slots)
     optimizer = make_optimizer(config.optimizer, schedule_steps)
     abstract = abstract_state(config, initial.student, mesh, optimizer)
     programs = make_programs(compiled_for, optimizer, abstract["params"], abstract["opt_state"])
     held_out = None
     if config.eval.data:  # read now: a fault in it must not wait for the end of training
-        held_data = _tokens(config, config.eval.data, config.eval.split, tokenizer, workdir, jax.process_index() == 0)
-        held_plan = _plan(config, held_data, mesh, shuffle=False)
+        with settings.named("eval.data"):
+            main = jax.process_index() == 0
+            held_data = _tokens(config, config.eval.data, config.eval.split, tokenizer, workdir, main)
+            held_plan = _plan(config, held_data, mesh, shuffle=False)
         same_slots = held_plan.max_slots == plan.max_slots
         own_slots = dataclasses.replace(compiled_for, max_slots=held_plan.max_slots)
         held_out = held_data, held_plan, programs.score if same_slots else make_score(own_slots)
@@ -156,6 +164,16 @@ def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initia
         programs=programs,
         held_out=held_out,
     )
+
+
+def _check_positions(config: config_dict.ConfigDict, student: StudentConfig) -> None:
+    """Rows may be longer than the student was made for only where RoPE stretches: then a line says so."""
+    longest = student.max_position_embeddings
+    if config.rows.length <= longest:
+        return
+    if not (student.yarn or student.llama3):
+        raise UserError(f"rows.length: {config.rows.length}: the student has {longest} positions: must not be more")
+    say(f"warning: rows.length: {config.rows.length}: beyond the student's {longest} positions: RoPE stretches")
 
 
 def step_settings(

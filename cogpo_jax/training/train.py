@@ -58,7 +58,8 @@ def _set_up(config: config_dict.ConfigDict, workdir: epath.Path, print_shardings
         settings.check_same_run(config, workdir / "config.json")
     verify_manifest(config.data)
     if config.eval.data:
-        settings.named("eval.data", lambda: verify_manifest(config.eval.data))
+        with settings.named("eval.data"):
+            verify_manifest(config.eval.data)
     initial = resolve_initial(config)
     keep_freed_memory(initial.student)
     if config.compile_cache.dir:
