@@ -46,6 +46,7 @@ _INNER = re.compile(r"[\s*]*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:f
 _BREAK = re.compile(r"\n|(?<=[.!?])\s|(?<=[.!?])(?=[A-Z\\])")
 _JOIN = re.compile(r"(?:\s|\$|,|\\q?quad|\\[,; ]|\\text\{\s*(?:and|or)\s*\}|\band\b|\bor\b){0,20}")
 _STOP = re.compile(r"[\n$.!?;]|<[/|]")  # a closing tag, or a token of the chat format, ends a sentence
+_NAMED = re.compile(r"^\$?(?:[A-Za-z](?:_\w|_\{\w+\}|\(\w\))?)? ?= ?")
 _OPENERS = {"\\[": "\\]", "$$": "$$", "\\(": "\\)"}
 
 
@@ -189,9 +190,9 @@ def hide_final_answers(text: str, gold: str = "") -> str:
 
 
 def _only(line: str, gold: str) -> bool:
-    """Whether a line is the gold answer and nothing else (or `x =` before it)."""
-    line = line.strip(" =")
-    return 0 < len(line) <= MAX_SPAN and grade.compare(gold, line)[0] == grade.SAME
+    """Whether a line is the gold answer and nothing else, or `x =` before it; a calculation is a step, and stays."""
+    line = _NAMED.sub("", line.strip(), count=1)
+    return 0 < len(line) <= MAX_SPAN and "=" not in line and grade.compare(gold, line)[0] == grade.SAME
 
 
 _SPEAKS_OF_ANSWER = re.compile(

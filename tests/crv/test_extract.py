@@ -132,6 +132,10 @@ def test_a_line_that_is_only_the_gold_answer_is_hidden(line):
     assert hide_final_answers(f"We add.\n{line}\nThat was it.", gold="18") == "We add.\nThat was it."
 
 
+def test_a_calculation_that_ends_in_the_gold_answer_is_a_step_and_stays():
+    assert hide_final_answers("$20 - $2 = $18\n18", gold="18") == "$20 - $2 = $18"
+
+
 def test_a_box_that_never_closes_is_hidden_and_states_nothing():
     text = "We add 9 and 9. So we get \\boxed{18"
     assert answers(text) == []
