@@ -3,18 +3,25 @@
     python benchmarks/crv_verifier.py                                  # on the shipped set: the figures
     python benchmarks/crv_verifier.py --raw=A.jsonl,B.jsonl --write    # makes the set anew from EIT-NLP's files
     python benchmarks/crv_verifier.py --write                          # labels the shipped texts anew
+    python benchmarks/crv_verifier.py --cases=CASES.jsonl              # labelled facts, beside plain math-verify
 
 The source's `correct` labels come from an automatic grader, and are noisy. Where they and the verifier disagree, it is
 adjudicated by a rule, written down as `why` (see `adjudicate`); what no rule decides is `unclear` and counts for no
 side. The shipped set holds every text whose source label is not "correct", every text the verifier does not call
 correct, and a sample of the rest.
+
+Cases are rows of {gold, candidate, equal (true, false; null is left out), suite}, as tests/data/verifier/equivalence.jsonl.
+Each verdict is timed in a worker process as in a run; math-verify (pip install math-verify) with its own time limits.
 """
 
 import asyncio
 import hashlib
 import json
 import lzma
+import math
 import re
+import statistics
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,10 +34,12 @@ from cogpo_jax.atomic import write_atomic
 from crv.verify import algebra
 from crv.verify.certificate import CORRECT, INCORRECT, UNKNOWN, Certificate, certify, ladder
 from crv.verify.extract import final_spans
+from crv.verify.workers import AlgebraWorkers
 
 SET = Path(__file__).parents[1] / "tests" / "data" / "verifier" / "adjudicated.jsonl.xz"
 _RAW = flags.DEFINE_list("raw", [], "EIT-NLP granularity files; none: the shipped set.")
 _WRITE = flags.DEFINE_bool("write", False, "Write the shipped set anew.")
+_CASES = flags.DEFINE_string("cases", None, "Labelled facts: figures by suite, beside math-verify's.")
 _SAMPLE = 40  # one in so many of the texts on which source and verifier agree that they are right
 
 _UNIT = re.compile(r"(?<=[\d}])\s*(?:\\(?:text|mbox)\{[^}]*\}|hours|feet|cm)(?:\^2|²)?\.?")
@@ -136,8 +145,72 @@ def figures(counts: Counter[tuple[str, str]]) -> dict[str, Any]:
     }
 
 
+def wilson(hits: int, of: int, z: float = 1.96) -> list[float]:
+    """The 95% interval of a share (Wilson, 1927)."""
+    if not of:
+        return [0.0, 1.0]
+    share, spread = hits / of, z * z / of
+    middle = share + spread / 2
+    half = z * math.sqrt(share * (1 - share) / of + spread / (4 * of))
+    return [round((middle - half) / (1 + spread), 3), round((middle + half) / (1 + spread), 3)]
+
+
+def peer(gold: str, candidate: str) -> str:
+    """What plain math-verify says: correct, or incorrect for "not shown equal" (it has no proof of difference)."""
+    from math_verify import parse, verify
+
+    try:
+        return CORRECT if verify(parse(f"${gold}$"), parse(candidate)) else INCORRECT
+    except Exception:  # it raises on some texts; a user's run would have to go on
+        return INCORRECT
+
+
+async def _timed(rows: list[dict[str, Any]]) -> list[tuple[str, float]]:
+    async with AlgebraWorkers(1, seconds=5.0) as workers:
+        compare = ladder(workers.compare)
+        await certify(r"\sqrt{2}", r"The answer is $\sqrt{3}$", compare)  # starts the worker
+        out = []
+        for row in rows:
+            start = time.perf_counter()
+            verdict = (await certify(row["gold"], row["candidate"], compare)).verdict
+            out.append((verdict, time.perf_counter() - start))
+        return out
+
+
+def cases(path: Path) -> None:
+    """Prints a line for each suite and one for all: verdicts by label, ours and math-verify's, intervals, times."""
+    rows = [row for row in map(json.loads, path.read_text("utf-8").splitlines()) if row["equal"] is not None]
+    ours = asyncio.run(_timed(rows))
+    start = time.perf_counter()
+    theirs = [peer(row["gold"], row["candidate"]) for row in rows]
+    seconds = time.perf_counter() - start
+    for suite in [*sorted({row["suite"] for row in rows}), ""]:
+        chosen = [k for k, row in enumerate(rows) if suite in ("", row["suite"])]
+        line: dict[str, Any] = {"suite": suite or "all", "rows": len(chosen)}
+        for label, equal in (("equal", True), ("unequal", False)):
+            side = [k for k in chosen if rows[k]["equal"] is equal]
+            said = Counter(ours[k][0] for k in side)
+            right = said[CORRECT if equal else INCORRECT]
+            line[label] = {v: said[v] for v in (CORRECT, INCORRECT, UNKNOWN)}
+            line[f"recall_{label}"] = [round(right / max(len(side), 1), 3), wilson(right, len(side))]
+            line[f"math_verify_{label}"] = dict(Counter(theirs[k] for k in side))
+        print(json.dumps(line))
+    times = sorted(t for _, t in ours)
+    print(
+        json.dumps(
+            {
+                "median_ms": round(1e3 * statistics.median(times), 2),
+                "max_s": round(times[-1], 2),
+                "math_verify_mean_ms": round(1e3 * seconds / len(rows), 2),
+            }
+        )
+    )
+
+
 def main() -> None:
     """Prints the figures; with --write, makes the set."""
+    if _CASES.value:
+        return cases(Path(_CASES.value))
     counts: Counter[tuple[str, str]] = Counter()
     kept = []
     for row in rows_of(_RAW.value) if _RAW.value else _relabelled() if _WRITE.value else shipped():

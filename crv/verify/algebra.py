@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -19,20 +18,26 @@ import mpmath
 from mpmath import mp
 
 from crv.verify import grade
-from crv.verify.arithmetic import DIFFERENT, SAME, UNKNOWN, UndecidedError, apart, exact, infinite, substitute
-from crv.verify.latex import Node, number
+from crv.verify.arithmetic import (
+    DIFFERENT,
+    SAME,
+    UNKNOWN,
+    Node,
+    UndecidedError,
+    apart,
+    exact,
+    infinite,
+    substitute,
+)
+from crv.verify.spelling import FUNCTIONS
 
 _LOW, _HIGH = 45, 90  # digits: what changes between the two is noise of the evaluation
 _DIGITS = 3000  # at most, where numbers of very unlike sizes are added
 _HUGE = 10**7  # of a logarithm or an angle; larger values are not followed
 _REAL = frozenset({"x", "y", "z", "theta", "alpha", "beta", "phi"})  # letters that never stand for whole numbers only
 _WHOLE = (3, 7, 12, 5, 20, 9, 14)  # odd and even, and no two neighbours whose difference is 1
-_FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
-    "ln": mp.log, "lg": mp.log10, "exp": mp.exp, "sin": mp.sin, "cos": mp.cos, "tan": mp.tan, "cot": mp.cot,
-    "sec": mp.sec, "csc": mp.csc, "arcsin": mp.asin, "arccos": mp.acos, "arctan": mp.atan, "arccot": mp.acot,
-    "arcsec": mp.asec, "arccsc": mp.acsc, "sinh": mp.sinh, "cosh": mp.cosh, "tanh": mp.tanh, "coth": mp.coth,
-    "sech": mp.sech, "csch": mp.csch, "arcsinh": mp.asinh, "arccosh": mp.acosh, "arctanh": mp.atanh,
-}  # fmt: skip
+_FUNCTIONS = {name: getattr(mp, name.replace("arc", "a")) for name in FUNCTIONS - {"ln", "lg", "log"}}
+_FUNCTIONS |= {"ln": mp.log, "lg": mp.log10}
 
 
 def compare(gold: str, answer: str) -> tuple[str, str]:
@@ -41,26 +46,6 @@ def compare(gold: str, answer: str) -> tuple[str, str]:
         return grade.decide(gold, answer, Numeric())
     except UndecidedError as error:
         return UNKNOWN, f"cannot decide: {error}"
-
-
-@cache
-def _registry() -> Any:
-    import pint  # a second of start-up time, paid only by a comparison of two units
-
-    return pint.UnitRegistry(non_int_type=Fraction, cache_folder=None)
-
-
-def factors(a: str, b: str) -> tuple[Node, Node] | None:
-    """What two quantities are multiplied by to be in one unit; None for units of two kinds, or with an offset."""
-    import pint
-
-    try:
-        units = [_registry().Quantity(Fraction(1), unit.replace("$", "dollar")).to_base_units() for unit in (a, b)]
-        if units[0].units != units[1].units or any("celsius" in unit or "degree" in unit for unit in (a, b)):
-            return None
-        return number(Fraction(units[0].magnitude)), number(Fraction(units[1].magnitude))
-    except (pint.PintError, AttributeError, ValueError, TypeError, ArithmeticError):
-        return None
 
 
 class UndefinedError(ArithmeticError):

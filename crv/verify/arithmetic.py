@@ -6,15 +6,46 @@ can be killed.
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Protocol
 
-from crv.verify.latex import Node
-
 SAME, DIFFERENT, UNKNOWN = "same", "different", "unknown"
 _MAX_BITS = 20_000  # of an exact number; 10^10^10 is left to the worker
 Member = Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An expression or a statement: `op` on `args`; `value` holds a number, a name, brackets or relation signs."""
+
+    op: str
+    args: tuple["Node", ...] = ()
+    value: Fraction | str | tuple[str, ...] | None = None
+
+    def has(self, *ops: str) -> bool:
+        """Whether the tree holds one of `ops` (or of the constants pi, e, i, infty)."""
+        return (
+            self.op in ops or (self.op == "constant" and self.value in ops) or any(arg.has(*ops) for arg in self.args)
+        )
+
+    def symbols(self) -> frozenset[str]:
+        """The names of the free symbols."""
+        own = {str(self.value)} if self.op == "symbol" else set()
+        return frozenset(own.union(*(arg.symbols() for arg in self.args)))
+
+
+def number(value: Fraction | int) -> Node:
+    """The node of an exact number."""
+    return Node("number", (), Fraction(value))
+
+
+def is_set(node: Node) -> bool:
+    """Whether the node is a set of numbers by its look: braces, an interval, or made of these."""
+    return node.op in {"set", "builder", "cup", "cap", "setminus", "reals"} or (
+        node.op == "seq" and len(node.args) == 2
+    )
 
 
 class UndecidedError(ValueError):
@@ -205,3 +236,19 @@ def probes(ends: list[Any]) -> list[Any]:
     if not points:
         return [Fraction(0)]
     return [points[0] - 1, points[-1] + 1, *points, *((p + q) / 2 for p, q in pairwise(points))]
+
+
+def worked_out(node: Node) -> Node:
+    """Sums and products of matrices, worked out cell by cell; other nodes as they are."""
+    args = [worked_out(arg) for arg in node.args] if node.op in {"add", "mul"} else []
+    if not args or any(arg.op != "matrix" for arg in args):
+        return node
+    left, right = ([row.args for row in arg.args] for arg in args[:2])
+    if node.op == "add" and len(args) == 2 and [len(r) for r in left] == [len(r) for r in right]:
+        rows = [[Node("add", pair) for pair in zip(p, q, strict=True)] for p, q in zip(left, right, strict=True)]
+    elif node.op == "mul" and len(left[0]) == len(right):
+        columns = list(zip(*right, strict=True))
+        rows = [[Node("add", tuple(Node("mul", p) for p in zip(r, c, strict=True))) for c in columns] for r in left]
+    else:
+        return node
+    return Node("matrix", tuple(Node("row", tuple(row)) for row in rows))

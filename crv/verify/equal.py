@@ -13,15 +13,18 @@ from crv.verify.arithmetic import (
     UNKNOWN,
     Arithmetic,
     Exact,
+    Node,
     UndecidedError,
     exact,
     infinite,
+    is_set,
+    number,
     probes,
     region,
     signs_of,
     substitute,
+    worked_out,
 )
-from crv.verify.latex import Node, is_set, number
 
 _INTEGERS = frozenset("ijklmnpqrNMK")  # n > 2 and n >= 3 are the same for whole n
 EMPTY = Node("list")
@@ -130,7 +133,7 @@ def state(node: Node, arithmetic: Arithmetic) -> Statement:
         return state(node.args[0], arithmetic)
     if node.op == "seq":
         return Statement("seq", node.args, (), node, str(node.value))
-    if (cells := _matrix(node)).op == "matrix":
+    if (cells := worked_out(node)).op == "matrix":
         return Statement("matrix", cells.args, (), node)
     if is_set(node):
         return Statement("region", (node,), ("",), node)
@@ -354,22 +357,6 @@ def _ratios(x: Statement, y: Statement, arithmetic: Arithmetic) -> str:
     if verdict == DIFFERENT and x.kind != y.kind and _values(a, Node("div", (number(1), b)), arithmetic) != DIFFERENT:
         return UNKNOWN
     return verdict
-
-
-def _matrix(node: Node) -> Node:
-    """Sums and products of matrices, worked out cell by cell; other nodes as they are."""
-    args = [_matrix(arg) for arg in node.args] if node.op in {"add", "mul"} else []
-    if not args or any(arg.op != "matrix" for arg in args):
-        return node
-    left, right = ([row.args for row in arg.args] for arg in args[:2])
-    if node.op == "add" and len(args) == 2 and [len(r) for r in left] == [len(r) for r in right]:
-        rows = [[Node("add", pair) for pair in zip(p, q, strict=True)] for p, q in zip(left, right, strict=True)]
-    elif node.op == "mul" and len(left[0]) == len(right):
-        columns = list(zip(*right, strict=True))
-        rows = [[Node("add", tuple(Node("mul", p) for p in zip(r, c, strict=True))) for c in columns] for r in left]
-    else:
-        return node
-    return Node("matrix", tuple(Node("row", tuple(row)) for row in rows))
 
 
 def _interval(x: Statement, y: Statement) -> bool:

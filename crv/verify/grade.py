@@ -7,12 +7,13 @@ read completely, in one way, of one kind, in one unit, and not merely one rounde
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 from crv.verify import equal
-from crv.verify.arithmetic import DIFFERENT, SAME, UNKNOWN, Arithmetic, Exact, UndecidedError, apart
-from crv.verify.latex import Node, UnreadableError, parse
-from crv.verify.spelling import join_thousands, spell
+from crv.verify.arithmetic import DIFFERENT, SAME, UNKNOWN, Arithmetic, Exact, Node, UndecidedError, apart, number
+from crv.verify.latex import parse
+from crv.verify.spelling import UnreadableError, join_thousands, spell
 
 VERSION = 2  # of the rules: stored with every verdict, raised when a rule changes
 MAX_LENGTH = 400  # characters of an answer; longer ones are prose
@@ -116,9 +117,7 @@ def _other_units(a: Reading, b: Reading, arithmetic: Arithmetic) -> tuple[str, s
     if a.unit and b.unit and {a.unit, b.unit} != {"$", "%"}:
         if isinstance(arithmetic, Exact):
             raise UndecidedError("units")
-        from crv.verify.algebra import factors
-
-        scale = factors(a.unit, b.unit)
+        scale = _factors(a.unit, b.unit)
         if scale is None:
             return UNKNOWN, units
         nodes = [Node("mul", (_node(r), f)) for r, f in zip((a, b), scale, strict=True)]
@@ -128,6 +127,26 @@ def _other_units(a: Reading, b: Reading, arithmetic: Arithmetic) -> tuple[str, s
     if verdict == DIFFERENT and any(part in _SCALED for r in (a, b) for part in re.split(r"[/^* ]", r.unit)):
         return UNKNOWN, units
     return _proved(verdict, a, b), rule
+
+
+@cache
+def _registry() -> Any:
+    import pint  # a second of start-up time, paid only by a comparison of two units
+
+    return pint.UnitRegistry(non_int_type=Fraction, cache_folder=None)
+
+
+def _factors(a: str, b: str) -> tuple[Node, Node] | None:
+    """What two quantities are multiplied by to be in one unit; None for units of two kinds, or with an offset."""
+    import pint
+
+    try:
+        units = [_registry().Quantity(Fraction(1), unit.replace("$", "dollar")).to_base_units() for unit in (a, b)]
+        if units[0].units != units[1].units or any("celsius" in unit or "degree" in unit for unit in (a, b)):
+            return None
+        return number(Fraction(units[0].magnitude)), number(Fraction(units[1].magnitude))
+    except (pint.PintError, AttributeError, ValueError, TypeError, ArithmeticError):
+        return None
 
 
 def readable(gold: str) -> bool:

@@ -7,32 +7,11 @@ No arithmetic is done here, so no text is expensive to read.
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NoReturn
 
-from crv.verify.spelling import FUNCTIONS, GREEK, Token, UnreadableError, tokens
+from crv.verify.arithmetic import Node, is_set, number
+from crv.verify.spelling import FUNCTIONS, GREEK, Reader, Token, UnreadableError, tokens
 
-MAX_DEPTH = 24  # of brackets in brackets; each costs about ten frames of Python's stack
 _MAX_EXPONENT = 400  # of a number like 3e8
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """An expression or a statement: `op` on `args`; `value` holds a number, a name, brackets or relation signs."""
-
-    op: str
-    args: tuple["Node", ...] = ()
-    value: Fraction | str | tuple[str, ...] | None = None
-
-    def has(self, *ops: str) -> bool:
-        """Whether the tree holds one of `ops` (or of the constants pi, e, i, infty)."""
-        return (
-            self.op in ops or (self.op == "constant" and self.value in ops) or any(arg.has(*ops) for arg in self.args)
-        )
-
-    def symbols(self) -> frozenset[str]:
-        """The names of the free symbols."""
-        own = {str(self.value)} if self.op == "symbol" else set()
-        return frozenset(own.union(*(arg.symbols() for arg in self.args)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +23,8 @@ class Parsed:
 
 
 _INVERSE = {name.replace("arc", "", 1): name for name in FUNCTIONS if name.startswith("arc")}
-_RELATIONS = {
-    "=": "=",
-    "<": "<",
-    ">": ">",
-    "le": "<=",
-    "ge": ">=",
-    "<=": "<=",
-    ">=": ">=",
-    "ne": "!=",
-    "in": "in",
-    "approx": "~",
-}
+_RELATIONS = {sign: sign for sign in ("=", "<", ">", "<=", ">=", "in")}
+_RELATIONS |= {"le": "<=", "ge": ">=", "ne": "!=", "approx": "~"}
 _ACCENTS = frozenset({"vec", "overline", "bar", "hat", "tilde", "overrightarrow", "angle", "triangle"})
 
 
@@ -71,32 +40,8 @@ def parse(text: str) -> Parsed:
     return Parsed(node, parser.ambiguous)
 
 
-def number(value: Fraction | int) -> Node:
-    """The node of an exact number."""
-    return Node("number", (), Fraction(value))
-
-
-class _Parser:
+class _Parser(Reader):
     """Recursive descent: listing > relation > union > sum > product > factor > primary."""
-
-    def __init__(self, tokens: list[Token]):
-        self.tokens, self.at, self.depth, self.ambiguous = list(tokens), 0, 0, False
-        self.bars = 0  # open absolute values: the next | closes one
-
-    def peek(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead].text if self.at + ahead < len(self.tokens) else ""
-
-    def next(self) -> str:
-        self.at += 1
-        return self.tokens[self.at - 1].text
-
-    def take(self, *texts: str) -> str:
-        if self.peek() not in texts or not self.peek():
-            raise UnreadableError(f"{self.peek() or 'the end'!r} where {' or '.join(texts)} should be")
-        return self.next()
-
-    def fail(self) -> NoReturn:
-        raise UnreadableError(f"what is {self.peek()!r} here?")
 
     def listing(self) -> Node:
         """One statement, or several with commas, semicolons, "and", "or" between; value: the weakest of these."""
@@ -234,16 +179,6 @@ class _Parser:
         self.take("}")
         return node
 
-    def inside(self, read: "type | object") -> Node:
-        bars, self.bars = self.bars, 0
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise UnreadableError("nested too deeply")
-        node: Node = read()  # type: ignore[operator]
-        self.depth -= 1
-        self.bars = bars
-        return node
-
     def argument(self) -> Node:
         """What a command is applied to: braces, one digit, or one letter or command."""
         if self.peek() == "{":
@@ -333,16 +268,6 @@ class _Parser:
             return "_" + self.next()
         return "_" + self.raw_group()
 
-    def raw_group(self) -> str:
-        self.take("{")
-        depth, out = 1, ""
-        while True:
-            token = self.next()
-            depth += (token == "{") - (token == "}")
-            if not depth:
-                return out
-            out += token
-
     def name(self, text: str) -> Node:
         name = text + self.subscript()
         if name == text and self.at < len(self.tokens):
@@ -388,16 +313,10 @@ class _Parser:
             return self.function(name)
         if name in GREEK:
             return Node("symbol", (), name + self.subscript())
-        if name in {"pi", "infty"}:
-            return Node("constant", (), name)
-        if name == "emptyset":
-            return Node("set")
-        if name == "frac":
-            return Node("div", (self.argument(), self.argument()))
-        if name == "binom":
-            return Node("binom", (self.argument(), self.argument()))
-        if name == "abs":
-            return Node("abs", (self.primary(),))
+        if name in {"pi", "infty", "emptyset"}:
+            return Node("constant", (), name) if name != "emptyset" else Node("set")
+        if name in {"frac", "binom"}:
+            return Node("div" if name == "frac" else name, (self.argument(), self.argument()))
         if name == "sqrt":
             return self.root()
         if name in {"lfloor", "lceil"}:
@@ -414,8 +333,6 @@ class _Parser:
             return self.series(name)
         if name in _ACCENTS:
             return Node("symbol", (), f"{name} {self.raw_group() if self.peek() == '{' else self.next()}")
-        if name in {"ldots", "cdots", "dots"}:
-            raise UnreadableError("dots")
         if name == "begin":
             return self.matrix()
         raise UnreadableError(f"\\{name}")
@@ -433,13 +350,10 @@ class _Parser:
     def series(self, name: str) -> Node:
         """A sum or product as an unknown function of its bounds and its term: good for nothing but the same one."""
         self.ambiguous = True
-        self.take("_")
-        self.take("{")
-        index = self.next()
-        self.take("=")
-        low = self.sum()
-        self.take("}")
-        self.take("^")
+        for sign in "_{":
+            self.take(sign)
+        index, _ = self.next(), self.take("=")
+        low, _, _ = self.sum(), self.take("}"), self.take("^")
         return Node("call", (low, self.exponent(), self.product()), f"{name} {index}")
 
     def function(self, name: str) -> Node:
@@ -465,10 +379,8 @@ class _Parser:
 
     def matrix(self) -> Node:
         kind = self.raw_group()
-        if kind not in {"pmatrix", "bmatrix", "matrix", "vmatrix", "smallmatrix", "array"}:
+        if kind not in {"pmatrix", "bmatrix", "matrix", "vmatrix", "smallmatrix"}:
             raise UnreadableError(kind)
-        if kind == "array":
-            self.raw_group()
         rows: list[tuple[Node, ...]] = []
         row: list[Node] = []
         while True:
@@ -476,8 +388,7 @@ class _Parser:
             sign = self.take("&", "\\\\", "\\end")
             if sign == "&":
                 continue
-            rows.append(tuple(row))
-            row = []
+            rows, row = [*rows, tuple(row)], []
             if sign == "\\\\" and self.peek() == "\\end":
                 sign = self.next()
             if sign == "\\end":
@@ -486,10 +397,3 @@ class _Parser:
             raise UnreadableError("rows of unequal length")
         node = Node("matrix", tuple(Node("row", r) for r in rows))
         return Node("determinant", (node,)) if kind == "vmatrix" else node
-
-
-def is_set(node: Node) -> bool:
-    """Whether the node is a set of numbers by its look: braces, an interval, or made of these."""
-    return node.op in {"set", "builder", "cup", "cap", "setminus", "reals"} or (
-        node.op == "seq" and len(node.args) == 2
-    )

@@ -2,7 +2,12 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+MAX_DEPTH = 24  # of brackets in brackets; each costs about ten frames of Python's stack
+T = TypeVar("T")
 
 _LETTERS = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi
 omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega varepsilon vartheta varphi ell"""
@@ -10,7 +15,7 @@ GREEK = frozenset(_LETTERS.split())
 _NAMES = """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch
 arcsinh arccosh arctanh ln lg log exp"""
 FUNCTIONS = frozenset(_NAMES.split())
-_WORDS = FUNCTIONS | {"sqrt", "pi", "and", "or", "infinity", "asin", "acos", "atan", "abs"}
+_WORDS = FUNCTIONS | {"sqrt", "pi", "and", "or", "infinity", "asin", "acos", "atan"}
 _ALIASES = {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "arcosh": "arccosh",
     "artanh": "arctanh", "cosec": "csc", "tg": "tan", "ctg": "cot", "land": "and", "wedge": "and", "lor": "or",
@@ -54,7 +59,7 @@ def spell(text: str) -> str:
     text = text.replace("\x0crac", r"\frac").replace("\x08oxed", r"\boxed").strip()  # what JSON made of \f and \b
     if not text.isascii():
         text = _from_unicode(text)
-    if "matrix" not in text and "array" not in text:
+    if "matrix" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z!])", lambda _: "\\", text)  # a doubled backslash; in matrices it ends a row
     text = re.sub(r"^(?:\*\*|__|`)+|(?:\*\*|__|`)+$", "", text).strip()
     text = re.sub(r"\\[\[\]()]", " ", text)
@@ -178,3 +183,47 @@ def _is_product(word: str) -> bool:
         and list(word) == sorted(set(word))
         and word not in {"any", "how", "box", "not", "most", "best"}
     )
+
+
+class Reader:
+    """The tokens of a text and a place in them; `ambiguous` once people would read it in another way too."""
+
+    def __init__(self, tokens: list[Token]):
+        self.tokens, self.at, self.depth, self.ambiguous = list(tokens), 0, 0, False
+        self.bars = 0  # open absolute values: the next | closes one
+
+    def peek(self, ahead: int = 0) -> str:
+        return self.tokens[self.at + ahead].text if self.at + ahead < len(self.tokens) else ""
+
+    def next(self) -> str:
+        self.at += 1
+        return self.tokens[self.at - 1].text
+
+    def take(self, *texts: str) -> str:
+        if self.peek() not in texts or not self.peek():
+            raise UnreadableError(f"{self.peek() or 'the end'!r} where {' or '.join(texts)} should be")
+        return self.next()
+
+    def fail(self) -> NoReturn:
+        raise UnreadableError(f"what is {self.peek()!r} here?")
+
+    def raw_group(self) -> str:
+        self.take("{")
+        depth, out = 1, ""
+        while True:
+            token = self.next()
+            depth += (token == "{") - (token == "}")
+            if not depth:
+                return out
+            out += token
+
+    def inside(self, read: Callable[[], T]) -> T:
+        """What `read` gives of the inside of a bracket. Raises UnreadableError beyond MAX_DEPTH."""
+        bars, self.bars = self.bars, 0
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise UnreadableError("nested too deeply")
+        node = read()
+        self.depth -= 1
+        self.bars = bars
+        return node

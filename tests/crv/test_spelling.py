@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crv.verify.arithmetic import exact
-from crv.verify.latex import MAX_DEPTH, parse
-from crv.verify.spelling import UnreadableError, join_thousands, spell
+from crv.verify.latex import parse
+from crv.verify.spelling import MAX_DEPTH, UnreadableError, join_thousands, spell
 
 small = st.integers(1, 99)
 
