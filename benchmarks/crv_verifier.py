@@ -10,8 +10,9 @@ adjudicated by a rule, written down as `why` (see `adjudicate`); what no rule de
 side. The shipped set holds every text whose source label is not "correct", every text the verifier does not call
 correct, and a sample of the rest.
 
-Cases are rows of {gold, candidate, equal (true, false; null is left out), suite}, as tests/data/verifier/equivalence.jsonl.
-Each verdict is timed in a worker process as in a run; math-verify (pip install math-verify) with its own time limits.
+Cases are rows of {gold, candidate, equal (true, false; null is left out), suite}, as in
+tests/data/verifier/equivalence.jsonl. Each verdict is timed in a worker process, as in a run; math-verify runs with its
+own time limits.
 """
 
 import asyncio
