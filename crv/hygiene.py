@@ -7,6 +7,7 @@ memory does not grow with the input. Every driver of a run comes to the same ver
 import hashlib
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,8 +16,16 @@ import numpy as np
 from crv.options import HygieneOptions
 from crv.problems import Problem
 
-# Words, numbers, LaTeX commands and single symbols; dollars and spaces say nothing.
-_TOKENS = re.compile(r"\\?[a-z]+|\d+|[^\s\w$]")
+# Scripts written without spaces: each character is a word.
+_UNSPACED = (
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+# Words of any script, numbers, LaTeX commands and single symbols; dollars and spaces say nothing.
+_TOKENS = re.compile(rf"\\[a-z]+|{_UNSPACED}|(?:(?!{_UNSPACED})[^\W\d_])+|\d+|[^\s\w$]")
+_SAME_COMMANDS = re.compile(r"\\[dt](?=(?:frac|binom)(?![a-z]))")
+# NFKC would make x² the same as x2.
+_RAISED = str.maketrans({c: f"^{d}" for c, d in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True)})
+_LEAST_RUN = 3  # tokens of an evaluation question that is looked for inside a problem
 _COMMANDS = re.compile(r"\\[A-Za-z]+|\[asy\].*?\[/asy\]", re.S)
 _SHINGLE, _PERMUTATIONS, _BANDS = 5, 128, 16
 _PRIME = np.uint64((1 << 61) - 1)
@@ -27,16 +36,21 @@ class Decontaminator:
     """Finds problems that overlap with evaluation problems: by shared n-grams of tokens, or by a shared template.
 
     Lexical: one common `ngram` is enough (as open-r1 does with words; symbols are tokens here, since a formula is what
-    problems share). Template: numbers masked, and at least `template_share` of the tokens lie in common 8-grams; it
-    finds the same question with other numbers, and more that is innocent.
+    problems share); a shorter evaluation question is looked for as a whole, its last punctuation aside. Template:
+    numbers masked, and at least `template_share` of the tokens lie in common 8-grams; it finds the same question with
+    other numbers, and more that is innocent.
     """
 
     def __init__(self, evaluation: Iterable[str], ngram: int = 8, template_share: float = 0.0):
         self.ngram, self.template_share = ngram, template_share
         self._lexical: set[int] = set()
         self._template: set[int] = set()
+        self._runs: dict[int, set[int]] = {}  # by length: whole questions shorter than `ngram`
         for text in evaluation:
             words = tokens(text)
+            run = _without_last_marks(words)
+            if len(run) < ngram:
+                self._runs.setdefault(max(len(run), _LEAST_RUN), set()).update(_grams(run, ngram))
             self._lexical.update(_grams(words, ngram))
             if template_share:
                 self._template.update(_grams(_masked(words), _TEMPLATE_NGRAM))
@@ -45,6 +59,9 @@ class Decontaminator:
         """lexical, template, or "" where the problem is clean."""
         words = tokens(text)
         if any(gram in self._lexical for gram in _grams(words, self.ngram)):
+            return "lexical"
+        run = _without_last_marks(words)
+        if any(gram in runs for length, runs in self._runs.items() for gram in _grams(run, length)):
             return "lexical"
         if self.template_share:
             hits = [gram in self._template for gram in _grams(_masked(words), _TEMPLATE_NGRAM)]
@@ -129,14 +146,23 @@ class Hygiene:
 
 
 def tokens(text: str) -> list[str]:
-    """Lower-case words, numbers, LaTeX commands and symbols of a problem."""
-    return _TOKENS.findall(text.lower())
+    """Lower-case words, numbers, LaTeX commands and symbols of a problem, after NFKC; \\dfrac is \\frac."""
+    text = unicodedata.normalize("NFKC", text.translate(_RAISED)).lower()
+    return _TOKENS.findall(_SAME_COMMANDS.sub(r"\\", text))
 
 
 def latin_share(text: str) -> float:
     """The share of Latin letters among the letters outside LaTeX commands; 1 where there are none."""
     letters = [c for c in _COMMANDS.sub(" ", text) if c.isalpha()]
     return sum(c < "\u0250" for c in letters) / len(letters) if letters else 1.0
+
+
+def _without_last_marks(words: list[str]) -> list[str]:
+    """The words without punctuation at their end."""
+    end = len(words)
+    while end and words[end - 1] in ".?!:;,。？！：；，؟":
+        end -= 1
+    return words[:end]
 
 
 def _masked(words: list[str]) -> list[str]:

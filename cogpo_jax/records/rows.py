@@ -79,7 +79,8 @@ def ignored_columns(columns: dict[str, Any], meaning: Recognised) -> Iterator[st
         turns = value if isinstance(value, list) else [value]
         keys = {key for turn in turns if isinstance(turn, dict) for key, held in turn.items() if held is not None}
         if path != "input.messages" or isinstance(value, list):
-            yield from (f"{path}.{key}" for key in sorted(keys - TURN_KEYS - {"messages"}))
+            extra = sorted(str(key).encode("utf-8", "replace").decode() for key in keys - TURN_KEYS - {"messages"})
+            yield from (f"{path}.{key}" for key in extra)
 
 
 def parse_row(row: SourceRow, meaning: Recognised) -> list[FlatRow] | DropReason:

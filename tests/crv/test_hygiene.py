@@ -49,6 +49,32 @@ def test_nearly_equal_is_a_near_duplicate(tmp_path):
     assert reasons(tmp_path, problems, near_duplicates=0.99) == ["", "", ""]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("小明有5个苹果，吃了2个，还剩几个？", "一辆车有5个轮子，丢了2个，还剩几个？"),
+        ("У Маши 5 яблок и 2 груши.", "На полке 5 книг и 2 чашки."),
+        ("كم ناتج 5 + 2", "ما حاصل 5 + 2"),
+        ("Βρείτε το άθροισμα 5 + 2", "Βρείτε τη διαφορά 5 + 2"),
+        ("Solve x² = 4", "Solve x2 = 4"),
+    ],
+)
+def test_different_problems_of_any_script_are_no_duplicates(tmp_path, one, other):
+    assert reasons(tmp_path, [one, other, one], duplicates=True) == ["", "", "duplicate"]
+
+
+def test_equal_in_another_form_of_unicode_or_another_size_of_formula_is_a_duplicate(tmp_path):
+    problems = [r"Find \binom{5}{2} of them", r"Find $\dbinom{5}{2}$ of them", "Ｆｉｎｄ \\binom{５}{2} of them"]
+    assert reasons(tmp_path, problems, duplicates=True) == ["", "duplicate", "duplicate"]
+
+
+def test_a_short_evaluation_question_is_found_inside_a_problem(tmp_path):
+    evaluation = {"quiz": ["What is 6 * 7?", "求 1+2"]}
+    problems = ["Answer in words. What is 6 * 7", "What is 6 * 77?", "请求 1+2 的值", "Hm?"]
+    found = "contaminated_lexical_quiz"
+    assert reasons(tmp_path, problems, evaluation) == [found, "", found, ""]
+
+
 def test_overlaps_with_an_evaluation_set_are_dropped_by_name(tmp_path):
     evaluation = {"math500": [LONG.format(12)]}
     problems = [f"Answer in French. {LONG.format(12)}", "What is the sum of the first ten odd numbers?"]
