@@ -28,6 +28,9 @@ def test_latex_read_as_escapes_is_mended():
         ("a\x00b\x1fc\x7f", "abc", 3),
         ("\x1b[31mred\x1b[0m", "red", 2),
         ("half \ud83d pair", "half \ufffd pair", 1),
+        ("x \to 0 and n\to\\infty", r"x \to 0 and n\to\infty", 2),
+        ("a\neq b, \nabla f, x \notin S", r"a\neq b, \nabla f, x \notin S", 3),
+        ("\tan x, \tan(x), \tan\theta, \tanh 2", r"\tan x, \tan(x), \tan\theta, \tanh 2", 5),
     ],
 )
 def test_damage_and_its_mending(damaged, mended, places):
@@ -35,7 +38,18 @@ def test_damage_and_its_mending(damaged, mended, places):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "\timeout", "x\tan apple", "\texternal", "a\r\nnext", "a\tb\n\r\nc", "\t- If 2", "é 🙂"]
+    "text",
+    [
+        "",
+        "\timeout",
+        "x\tan apple",
+        "\texternal",
+        "a\r\nnext",
+        "a\tb\n\r\nc",
+        "\t- If 2",
+        "é 🙂",
+        "\n\to item\nabout\neq. 3",
+    ],
 )
 def test_honest_text_stays(text):
     assert repair_text(text) == (text, 0)
