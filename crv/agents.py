@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from crv.options import Options
-from crv.pool.base import Answer, Request
+from crv.pool.base import Answer, Request, Sampling
 from crv.prompts import Prompt
 
 LABELS = ("easy", "medium", "hard")
@@ -69,6 +70,11 @@ class Agents:
     prompts: Mapping[str, Prompt]
     options: Options
 
+    @cached_property
+    def _settings(self) -> dict[str, tuple[str, Sampling]]:
+        """Model and sampling by agent."""
+        return {name: (self.options.pool_of(name).model, self.options.sampling_of(name)) for name in self.prompts}
+
     def solve(self, problem: str, problem_id: str, attempt: int) -> Ask[str]:
         """A chain of thought for a problem that has none (or a wrong one)."""
         return Ask(self._request("solver", {"problem": problem}, problem_id, attempt), _read_solution)
@@ -124,8 +130,7 @@ class Agents:
             attempt,
             prompt.digest,
             prompt.render(inputs),
-            self.options.pool_of(agent).model,
-            self.options.sampling_of(agent),
+            *self._settings[agent],
             schema,
             seed=seed,
             problem_id=problem_id,
