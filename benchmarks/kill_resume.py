@@ -23,7 +23,7 @@ from absl import flags
 
 from cogpo_jax import cli
 from cogpo_jax.records import Group, Pair, Response, write_data
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import train_tokenizer
 
 KILLS = flags.DEFINE_integer("kills", 20, "How often the run is killed.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 200, "Optimizer steps of the run.", lower_bound=8)

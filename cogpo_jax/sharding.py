@@ -20,7 +20,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.student.axes import LOGICAL_AXES
+from cogpo_jax.student.config import LOGICAL_AXES
 
 MESH_AXES = ("replica", "data", "fsdp", "tensor")
 ROW_AXES = ("replica", "data", "fsdp")

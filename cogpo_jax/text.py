@@ -7,14 +7,31 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cogpo_jax.atomic import write_atomic, write_json
 from cogpo_jax.errors import UserError
 from cogpo_jax.student.hf_files import hub_hint, read_json, refuse_lfs_pointer
 
 END_OF_TURN = "<|im_end|>"
+PAD, TURN_START = "<|endoftext|>", "<|im_start|>"
+SPECIAL_TOKENS = (PAD, TURN_START, END_OF_TURN)
+
+# ChatML, as Qwen's templates render it, but without a system message of the template's own.
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}\n"
+)
+
+# Qwen's own pieces: transformers rebuilds them for a Qwen tokenizer, so others would give other ids there.
+_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
 _RESPONSE_FORMATS = {
     "think": "<think>\n{thought}\n</think>\n\n{solution}",
     "r1": (
@@ -201,3 +218,50 @@ def tokenizer_digest(tokenizer: Any, text_format: TextFormat) -> str:
     fields = dataclasses.asdict(resolved(tokenizer, text_format))
     parts = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template or "", fields)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def train_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: int = 2048) -> None:
+    """Writes a byte-level BPE tokenizer of `vocab_size` tokens, trained on `texts`, in Qwen's style, to `folder`.
+
+    For students too small to carry a vocabulary of 152k. The same texts give the same bytes, whatever their order.
+
+    Raises UserError where vocab_size leaves no room for a merge, or the texts have too few to fill it.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    smallest = 256 + len(SPECIAL_TOKENS)
+    if vocab_size <= smallest:
+        raise UserError(f"vocab_size: {vocab_size}: must be above {smallest} (the bytes and the special tokens)")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sorted(texts), trainer)
+    # Behind the merges, as in Qwen's own vocabulary.
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    if tokenizer.get_vocab_size() != vocab_size:
+        raise UserError(f"vocab_size: {vocab_size}: the texts have merges for {tokenizer.get_vocab_size()} tokens only")
+    folder = Path(folder)
+    write_atomic(folder / "tokenizer.json", json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, indent=1))
+    write_atomic(folder / "chat_template.jinja", CHAT_TEMPLATE)
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": END_OF_TURN,
+            "pad_token": PAD,
+            "additional_special_tokens": [TURN_START],
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 32768,
+        },
+    )

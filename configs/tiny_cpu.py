@@ -30,7 +30,8 @@ def get_config() -> config_dict.ConfigDict:
             prompt="chat",  # chat (the tokenizer's template) | raw
             response="think",  # think | r1 | plain
             system="",  # system message for rows without one; empty: the template decides
-            end_token="<|im_end|>",  # ends a response
+            end_token="<|im_end|>",  # ends a response; where the tokenizer has no such token: what its template ends by
+            template_kwargs="",  # for the template, as JSON: '{"enable_thinking": false}' (Qwen3)
         ),
         # Per gap; default: gap none, and dpo. Of the authors' betas only 0.5 is published: the others are guesses.
         beta=dict(small=0.1, medium=0.2, large=0.5, default=0.1),

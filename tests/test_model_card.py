@@ -9,7 +9,7 @@ from cogpo_jax import model_card
 from cogpo_jax.configs import tiny_cpu
 from cogpo_jax.errors import UserError
 from cogpo_jax.model_card import Licences, ollama_modelfile, push_to_hub, write_card
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import train_tokenizer
 
 DATA = Path(__file__).parent / "data"
 REPORT = {"step": 9, "dtype": "bfloat16", "parameters": 1234567}

@@ -11,8 +11,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.records import Group, Response
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.hf_folder import check_exportable, vocabulary
-from cogpo_jax.text import TextFormat, load_tokenizer, prompt_text, resolved, response_text
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import TextFormat, load_tokenizer, prompt_text, resolved, response_text, train_tokenizer
 
 CHAT = TextFormat()
 # As DeepSeek-R1-Distill's since February 2025: no ChatML, thoughts of earlier turns dropped, the next one opened.

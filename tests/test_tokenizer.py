@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.text import TextFormat, encode_responses, load_tokenizer, prompt_text
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import TextFormat, encode_responses, load_tokenizer, prompt_text, train_tokenizer
 
 WORDS = ["sum", "factor", "\\frac{1}{2}", "triangle", "therefore", "137", "= x^2", "é√°", "\\boxed{42}", "line\n\n"]
 TEXTS = [" ".join(random.Random(i).choices(WORDS, k=40)) for i in range(60)]
@@ -51,7 +50,7 @@ def test_response_ends_with_the_end_token_once(folder):
 
 
 def test_same_texts_give_the_same_bytes_in_another_process_and_another_order(folder, tmp_path):
-    code = "import sys, json; from cogpo_jax.tokenizer import train_tokenizer; "
+    code = "import sys, json; from cogpo_jax.text import train_tokenizer; "
     code += f"train_tokenizer(json.load(sys.stdin), {str(tmp_path)!r}, {VOCAB})"
     subprocess.run([sys.executable, "-c", code], input=json.dumps(TEXTS[::-1]), text=True, check=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

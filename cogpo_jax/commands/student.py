@@ -264,6 +264,7 @@ class _RowFlags:
     prompt: flags.FlagHolder[str]
     system: flags.FlagHolder[str]
     end_token: flags.FlagHolder[str]
+    template: flags.FlagHolder[str]
 
     @classmethod
     def define(cls, row: str) -> "_RowFlags":
@@ -277,7 +278,10 @@ class _RowFlags:
                 "prompt_format", "chat", ["chat", "raw"], "chat: the tokenizer's template; raw: as it is."
             ),
             flags.DEFINE_string("system", "", "System message for rows without one; empty: the template decides."),
-            flags.DEFINE_string("end_token", END_OF_TURN, "The token that ends a response."),
+            flags.DEFINE_string(
+                "end_token", END_OF_TURN, "Ends a response; found where the tokenizer has no such token."
+            ),
+            flags.DEFINE_string("template_kwargs", "", "For the template, as JSON: '{\"enable_thinking\": false}'."),
         )
 
     def files(self) -> tuple[str, str, str]:
@@ -285,4 +289,4 @@ class _RowFlags:
         return cli.require(self.model, self.source, self.output)
 
     def text_format(self, response: str = "think") -> TextFormat:
-        return TextFormat(self.prompt.value, response, self.system.value, self.end_token.value)
+        return TextFormat(self.prompt.value, response, self.system.value, self.end_token.value, self.template.value)

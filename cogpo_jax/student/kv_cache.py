@@ -17,10 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from cogpo_jax.sharding import array_path, shard, sharding, spec
-from cogpo_jax.student.axes import LOGICAL_AXES
-from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.config import LOGICAL_AXES, StudentConfig
+from cogpo_jax.student.layers import rope_tables
 from cogpo_jax.student.model import ForwardOptions, Student, graphdef_of
-from cogpo_jax.student.rope import rope_tables
 
 BLOCK = 128  # cache indices attended to at a time; a cache has a multiple of it
 LayerCache = tuple[Array, Array]  # keys and values [B, K, S, dh]

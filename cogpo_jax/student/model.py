@@ -21,14 +21,10 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import constrain
 from cogpo_jax.student.attention import BACKENDS, attention
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.student.embedding import embed
-from cogpo_jax.student.rope import apply_rope, rope_tables
+from cogpo_jax.student.layers import FEW_TOKENS, Embedding, Linear, RMSNorm, apply_rope, project, rope_tables
 
 REMAT_POLICIES = ("none", "dots", "full", "offload")
 COMPUTE_DTYPES = ("float32", "bfloat16")
-
-# Up to so many tokens W x^T streams the weights faster than x W^T on a CPU (4,864 x 896 by 8: 0.75 against 2.4 ms).
-_FEW_TOKENS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,45 +40,6 @@ class ForwardOptions:
         for field, known in (("compute_dtype", COMPUTE_DTYPES), ("attention", BACKENDS), ("remat", REMAT_POLICIES)):
             if getattr(self, field) not in known:
                 raise UserError(f"{field}: {getattr(self, field)!r}: known are {', '.join(known)}")
-
-
-class Linear(nnx.Module):
-    """y = x W^T + b, with W as HF stores it."""
-
-    def __init__(self, weight: Array, bias: Array | None = None):
-        self.weight = nnx.Param(weight)
-        if bias is not None:
-            self.bias = nnx.Param(bias)
-
-    def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
-        y = checkpoint_name(project(x, self.weight[...]), "product")  # for remat: a custom gradient hides its products
-        return y + self.bias[...].astype(y.dtype) if hasattr(self, "bias") else y
-
-
-class RMSNorm(nnx.Module):
-    """Root-mean-square norm in float32 (arXiv 1910.07467), given back in the input's dtype."""
-
-    def __init__(self, weight: Array, eps: float):
-        self.weight = nnx.Param(weight)
-        self.eps = eps
-
-    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        x32 = x.astype(jnp.float32)
-        # Mean and rsqrt each computed apart: XLA's CPU back end rounds them by what they are fused into, and a policy
-        # in its gradient program would differ from itself as its own reference (94% of the hidden states, by ulps).
-        mean = jax.lax.optimization_barrier(jnp.mean(jnp.square(x32), axis=-1, keepdims=True))
-        x32 = x32 * jax.lax.optimization_barrier(jax.lax.rsqrt(mean + self.eps))
-        return (x32 * self.weight[...].astype(jnp.float32)).astype(x.dtype)
-
-
-class Embedding(nnx.Module):
-    """Token ids -> rows of the table (see `student.embedding`)."""
-
-    def __init__(self, weight: Array):
-        self.weight = nnx.Param(weight)
-
-    def __call__(self, tokens: Int[Array, "B T"], dtype: str, mesh: Mesh | None = None) -> Float[Array, "B T D"]:
-        return embed(self.weight[...], tokens, dtype, mesh)
 
 
 class SelfAttention(nnx.Module):
@@ -102,7 +59,7 @@ class SelfAttention(nnx.Module):
     def qkv(self, x: Float[Array, "B T D"], rope: tuple[Array, Array], mesh: Mesh | None) -> tuple[Array, Array, Array]:
         """Queries [B, T, H, dh] and keys [B, T, K, dh] after norm and RoPE, and values [B, T, K, dh]."""
         # Decoding: the weights' copy would cost more than it saves.
-        few = x.shape[1] == 1 or math.prod(x.shape[:-1]) <= _FEW_TOKENS
+        few = x.shape[1] == 1 or math.prod(x.shape[:-1]) <= FEW_TOKENS
         q, k, v = self._split(x) if few else self._joint(x, mesh)
         if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
@@ -217,41 +174,6 @@ class Student(nnx.Module):
     def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
         """Float32 logits of hidden states. Training never calls this on whole rows: see `objective.logps`."""
         return project(hidden, self.head_weight(), out_dtype=jnp.float32)
-
-
-def project(x: Float[Array, "*n i"], weight: Float[Array, "o i"], out_dtype: Any = None) -> Float[Array, "*n o"]:
-    """x W^T in x's dtype. Float32 asks for full precision: TPUs and GPUs would otherwise multiply in less."""
-    return _project(x, weight.astype(x.dtype), out_dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _project(x: Array, weight: Array, out_dtype: Any) -> Array:
-    if math.prod(x.shape[:-1]) > _FEW_TOKENS or jax.default_backend() != "cpu":
-        return _dot(x, weight, ((x.ndim - 1,), (1,)), out_dtype)
-    columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)  # else XLA folds the transposes away
-    y = jax.lax.optimization_barrier(_dot(weight, columns, ((1,), (0,)), out_dtype))
-    return y.T.reshape(*x.shape[:-1], -1)
-
-
-def _project_fwd(x: Array, weight: Array, out_dtype: Any) -> tuple[Array, tuple[Array, Array]]:
-    return _project(x, weight, out_dtype), (x, weight)
-
-
-def _project_bwd(out_dtype: Any, saved: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
-    # The weight's gradient as (x^T dy)^T. Written as dy^T x, as autodiff does, XLA's CPU back end fuses a transposition
-    # of dy into the activation's gradient: the MLP's backward pass took 1.7 times as long.
-    x, weight = saved
-    tokens = tuple(range(x.ndim - 1))
-    d_x = _dot(d_y, weight.astype(d_y.dtype), ((d_y.ndim - 1,), (0,)), x.dtype)
-    return d_x, _dot(x.astype(d_y.dtype), d_y, (tokens, tokens), weight.dtype).T
-
-
-_project.defvjp(_project_fwd, _project_bwd)
-
-
-def _dot(a: Array, b: Array, contract: tuple[tuple[int, ...], tuple[int, ...]], out_dtype: Any) -> Array:
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jax.lax.dot_general(a, b, (contract, ((), ())), precision=precision, preferred_element_type=out_dtype)
 
 
 def split(student: Student) -> tuple[nnx.GraphDef, dict[str, Any]]:

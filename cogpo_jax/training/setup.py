@@ -25,6 +25,8 @@ from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.progress import Bar, say
 from cogpo_jax.sharding import check_divides, make_mesh, param_shardings, row_shards
 from cogpo_jax.student.config import StudentConfig
+from cogpo_jax.student.hf_files import hub_hint
+from cogpo_jax.student.hf_folder import check_exportable
 from cogpo_jax.student.model import ForwardOptions, abstract_params, init_params
 from cogpo_jax.student.splash import tile_size
 from cogpo_jax.student.weights import from_hf
@@ -60,9 +62,10 @@ def resolve_initial(config: config_dict.ConfigDict) -> Initial:
         student = StudentConfig.from_hf(folder / STUDENT_FILE)
         tokenizer = _local(config.tokenizer or folder / TOKENIZER_FOLDER)
         return Initial(student, tokenizer, lambda mesh: load_params(folder, mesh, dtype, say=say)[1])
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         raise UserError(
             f"init_from: {config.init_from}: must be a Hugging Face folder or the workdir of an earlier run"
+            f"{hub_hint(config.init_from)}"
         )
     student = StudentConfig.from_hf(folder)
     tokenizer = _local(config.tokenizer or folder)
@@ -124,6 +127,7 @@ def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initia
             f"tokenizer: {initial.tokenizer_folder}: has {len(tokenizer)} tokens, "
             f"the student's vocab_size is {initial.student.vocab_size}; must not be more"
         )
+    check_exportable(initial.student, initial.tokenizer_folder, settings.text_format(config))
     data = _tokens(config, config.data, "train", tokenizer, workdir, jax.process_index() == 0)
     plan = _plan(config, data, mesh, shuffle=True)
     schedule_steps = config.epochs * plan.steps_per_epoch or config.max_steps
@@ -287,7 +291,10 @@ def _write_run_files(
     elif not own.is_dir():
         staging = own.with_name(f".{own.name}.new")
         shutil.rmtree(staging, ignore_errors=True)
-        shutil.copytree(initial.tokenizer_folder, staging, ignore=_not_tokenizer)
+        staging.mkdir()
+        for file in initial.tokenizer_folder.iterdir():
+            if file.is_file() and not _not_tokenizer("", [file.name]):
+                shutil.copyfile(file, staging / file.name)  # its content: a read-only source is not to be inherited
         staging.rename(own)
     say(f"{len(plan.groups)} groups, {total_steps} steps; dropped: {dropped or 'nothing'}")
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import train_tokenizer
 from crv.options import PoolOptions
 from crv.pool.base import CONTENT_FILTER, PROMPT_TOO_LONG, Request
 from crv.pool.http import HttpCaller

@@ -13,8 +13,7 @@ from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.generate_rows import load_sampler
 from cogpo_jax.student.model import init_params
 from cogpo_jax.student.weights import to_hf
-from cogpo_jax.text import TextFormat
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import TextFormat, train_tokenizer
 
 EXTRACT = str(Path(__file__).parent / "gsm8k_extract.jsonl")
 

@@ -20,7 +20,7 @@ from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.decoding import Sampler
 from cogpo_jax.student.model import ForwardOptions, graphdef_of, init_params
 from cogpo_jax.student.weights import to_hf
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import train_tokenizer
 
 HERE = Path(__file__).parent
 ROWS = HERE.parent / "data" / "long_cot.jsonl"

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.student import blockwise
-from cogpo_jax.student.attention import attention
-from cogpo_jax.student.blockwise import blockwise_attention
+from cogpo_jax.student import attention as attention_module
+from cogpo_jax.student.attention import attention, blockwise_attention
 
 
 def naive(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
@@ -69,10 +68,10 @@ def test_rows_of_nothing_but_padding_are_finite() -> None:
 
 def test_blocks_of_other_segments_are_not_computed() -> None:
     segment_ids = jnp.asarray([runs(128, 128, 100, 28, 128)], jnp.int32)
-    assert blockwise._first_blocks(segment_ids, 128).tolist() == [0, 1, 2, 3]
+    assert attention_module._first_blocks(segment_ids, 128).tolist() == [0, 1, 2, 3]
     whole_row = jnp.ones((1, 512), jnp.int32)
-    assert blockwise._first_blocks(whole_row, 128).tolist() == [0, 0, 0, 0]
-    assert blockwise._first_blocks(jnp.zeros((1, 512), jnp.int32), 128).tolist() == [0, 1, 2, 3]
+    assert attention_module._first_blocks(whole_row, 128).tolist() == [0, 0, 0, 0]
+    assert attention_module._first_blocks(jnp.zeros((1, 512), jnp.int32), 128).tolist() == [0, 1, 2, 3]
 
 
 def test_huge_scores_do_not_overflow() -> None:

@@ -14,7 +14,7 @@ from cogpo_jax.student.generate_rows import GenerateOptions, generate_file
 from cogpo_jax.student.model import init_params
 from cogpo_jax.student.sampling import Sampling
 from cogpo_jax.student.weights import to_hf
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import train_tokenizer
 
 COMMAND = [sys.executable, str(Path(__file__).parents[2] / "launch" / "generate.py")]
 ROWS = [{"prompt": p, "id": i} for i, p in enumerate(["the cat", "a hat " * 20, "sat", "on the mat " * 9, "the dog"])]

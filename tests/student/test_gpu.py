@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cogpo_jax.student.blockwise import blockwise_attention
-from cogpo_jax.student.gpu import gpu_attention
+from cogpo_jax.student.attention import blockwise_attention, gpu_attention
 
 
 def packed(heads: int, kv_heads: int, head_dim: int, dtype: Any = jnp.float32) -> tuple[jax.Array, ...]:

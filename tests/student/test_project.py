@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cogpo_jax.student.model import project
+from cogpo_jax.student.layers import project
 
 
 def plain(x: jax.Array, weight: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import pytest
 
 from cogpo_jax.errors import UserError
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.student.rope import inverse_frequencies
+from cogpo_jax.student.layers import inverse_frequencies
 
 CONFIGS = sorted((Path(__file__).parent.parent / "data" / "model_configs").glob("*.json"))
 GOOD: dict[str, Any] = json.loads(CONFIGS[0].read_text())

@@ -10,7 +10,7 @@ import pytest
 
 from cogpo_jax.records import Group, Pair, Response, SftExample, write_data
 from cogpo_jax.sharding import make_mesh
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import train_tokenizer
 from cogpo_jax.training import setup, step
 from cogpo_jax.training.train import train
 

@@ -18,7 +18,7 @@ from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.hf_folder import find_tensors
 from cogpo_jax.student.model import abstract_params
 from cogpo_jax.student.weights import from_hf
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import train_tokenizer
 from cogpo_jax.training.checkpoint import Checkpoints, export_checkpoint
 
 COMMAND = [sys.executable, str(Path(__file__).parents[2] / "launch" / "export_hf.py")]

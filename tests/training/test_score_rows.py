@@ -13,7 +13,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import init_params
 from cogpo_jax.student.weights import to_hf
-from cogpo_jax.tokenizer import train_tokenizer
+from cogpo_jax.text import train_tokenizer
 from cogpo_jax.training.score_rows import ScoreOptions, score_file
 
 ROWS = Path(__file__).parent.parent / "data" / "long_cot.jsonl"
