@@ -21,8 +21,7 @@ from absl import flags
 
 from cogpo_jax import cli
 from cogpo_jax.atomic import write_json
-from cogpo_jax.student.blockwise import blockwise_attention
-from cogpo_jax.student.gpu import gpu_attention
+from cogpo_jax.student.attention import blockwise_attention, gpu_attention
 
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", required=True)
 TINY = flags.DEFINE_bool("tiny", False, "A rehearsal without a GPU.")

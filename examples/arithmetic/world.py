@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cogpo_jax.atomic import write_atomic, write_json
-from cogpo_jax.tokenizer import CHAT_TEMPLATE, PAD, TURN_END, TURN_START
+from cogpo_jax.text import CHAT_TEMPLATE, END_OF_TURN, PAD, TURN_START
 
 NAMES = "abcdefghijkl"
 
@@ -92,14 +92,14 @@ def chains(world: World, count: int, seed: str) -> list[Chain]:
 def write_student(world: World, folder: Path, hidden: int = 128, layers: int = 2) -> None:
     """A tokenizer whose tokens are the world's words, and a config.json beside it, into `folder`."""
     sizes = [f"{sign}{size}" for sign in "+-" for size in range(1, world.largest + 1)]
-    words = [PAD, TURN_START, TURN_END, "<unk>", "The", "answer", "is", "check", "=", *NAMES, *sizes]
+    words = [PAD, TURN_START, END_OF_TURN, "<unk>", "The", "answer", "is", "check", "=", *NAMES, *sizes]
     words += [str(state) for state in range(world.modulus)]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens([PAD, TURN_START, TURN_END])
+    tokenizer.add_special_tokens([PAD, TURN_START, END_OF_TURN])
     write_atomic(folder / "tokenizer.json", json.dumps(json.loads(tokenizer.to_str()), indent=1))
     write_atomic(folder / "chat_template.jinja", CHAT_TEMPLATE)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": TURN_END, "pad_token": PAD}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TURN, "pad_token": PAD}
     write_json(folder / "tokenizer_config.json", settings | {"unk_token": "<unk>", "model_max_length": 512})
     write_json(
         folder / "config.json",
