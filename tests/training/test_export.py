@@ -13,6 +13,7 @@ import pytest
 
 from cogpo_jax.configs import tiny_cpu
 from cogpo_jax.errors import UserError
+from cogpo_jax.quickstart import max_logit_difference
 from cogpo_jax.sharding import make_mesh, param_shardings
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.hf_folder import find_tensors
@@ -109,3 +110,11 @@ def test_bad_input_is_named(workdir: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words):
             export_checkpoint(str(folder), str(tmp_path / output), **options)
     assert not (tmp_path / "x").exists()
+
+
+def test_an_export_has_the_checkpoints_logits_and_another_steps_has_not(workdir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    for step, equal in ((2, True), (1, False)):
+        export_checkpoint(str(workdir), str(tmp_path / f"hf{step}"), step=step, dtype="float32")
+        difference = max_logit_difference(workdir, tmp_path / f"hf{step}", ["the cat sat", "the hat"], length=16)
+        assert (difference < 2e-4) == equal
