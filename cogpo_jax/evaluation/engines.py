@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,6 +76,7 @@ class StudentEngine:
     slots: int = 16
     text_format: TextFormat = dataclasses.field(default_factory=TextFormat)
     sampler: Any = None  # the trainer's; else the folder's weights are read when first needed
+    positions: int = 0  # 0: as the folder's config.json says
 
     def describe(self) -> dict[str, Any]:
         """The folder and its weights, the arithmetic, the text format."""
@@ -93,7 +94,8 @@ class StudentEngine:
         from cogpo_jax.student.config import StudentConfig
 
         self._tokenizer = load_tokenizer(self.folder)
-        limit = StudentConfig.from_hf(Path(self.folder) / "config.json").max_position_embeddings
+        config = Path(self.folder) / "config.json"
+        limit = self.positions or StudentConfig.from_hf(config).max_position_embeddings
         check_positions(self._encode(problems), [p.id for p in problems], decoding.max_new_tokens, limit)
 
     def _encode(self, problems: Sequence[Problem]) -> list[list[int]]:
@@ -112,7 +114,7 @@ class StudentEngine:
         if self.sampler is None:
             _, self.sampler = load_sampler(self.folder, self.compute_dtype, self.tensor, self.slots)
         stops = stop_ids(Path(self.folder), self._tokenizer, self.text_format)
-        stream: Iterator[tuple[int, Any]] = self.sampler.stream(
+        stream = self.sampler.stream(
             self._encode([ask.problem for ask in asks]),
             decoding.max_new_tokens,
             stops,
@@ -171,21 +173,21 @@ class PoolEngine:
             raise UserError(f"--pool.url: {error}") from error
 
     async def _check(self, problems: Sequence[Problem], decoding: Decoding) -> None:
-        async with contextlib.aclosing(_Client(self.place)) as first:
+        async with _client(self.place) as first:
             if not self.place.model:
-                url = first.pool.caller.urls[0]
-                listed = await first.pool.caller.get(url, "/v1/models") or {}
+                url = first.caller.urls[0]
+                listed = await first.caller.get(url, "/v1/models") or {}
                 served = [str(model.get("id")) for model in listed.get("data", [])]
                 if len(served) != 1:
                     raise UserError(
                         f"--pool.model: missing: {url} serves {' and '.join(served) or 'no list of models'}"
                     )
                 self.place = dataclasses.replace(self.place, model=served[0])
-        async with contextlib.aclosing(_Client(self.place)) as client:
-            await client.pool.start()
-            context, new = client.pool.context, decoding.max_new_tokens
+        async with _client(self.place) as client:
+            await client.start()
+            context, new = client.context, decoding.max_new_tokens
             if self.place.kind == "sglang":
-                prompts = [client.pool.render(self._request(Ask(p, 0), decoding)) for p in problems]
+                prompts = [client.render(self._request(Ask(p, 0), decoding)) for p in problems]
                 check_positions(prompts, [p.id for p in problems], new + 1, context)
             elif context and new >= context:
                 raise UserError(f"--max_new_tokens: {new}: {self.place.url} has a context of {context} tokens")
@@ -210,14 +212,14 @@ class PoolEngine:
 
     async def _generate(self, asks: Sequence[Ask], decoding: Decoding, got: Callable[[Ask, Reply], None]) -> int:
         waiting, failed = iter(asks), 0
-        async with contextlib.aclosing(_Client(self.place)) as client:
-            await client.pool.start()
+        async with _client(self.place) as client:
+            await client.start()
 
             async def work() -> None:
                 nonlocal failed
                 for ask in waiting:
                     try:
-                        answer = await client.pool.generate(self._request(ask, decoding))
+                        answer = await client.generate(self._request(ask, decoding))
                     except FailedError:
                         failed += 1
                         continue
@@ -233,12 +235,11 @@ class PoolEngine:
         return failed
 
 
-class _Client:
-    """The pool's client of a place, closed at the end of a block."""
-
-    def __init__(self, place: PoolOptions):
-        self.pool: Any = open_client(place)
-
-    async def aclose(self) -> None:
-        """Lets go of its connections."""
-        await self.pool.close()
+@contextlib.asynccontextmanager
+async def _client(place: PoolOptions) -> AsyncIterator[Any]:
+    """The pool's client of a place, closed at the end of the block."""
+    pool = open_client(place)
+    try:
+        yield pool
+    finally:
+        await pool.close()
