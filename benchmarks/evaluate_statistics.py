@@ -10,7 +10,9 @@ about one point.
 """
 
 import argparse
+import functools
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -21,40 +23,53 @@ CASES = [
     (30, 1, 0.5, 1.0),
     (30, 16, 0.5, 1.0),
     (30, 64, 0.3, 0.8),
+    (100, 4, 0.7, 1.0),
     (198, 8, 0.4, 2.0),
     (200, 1, 0.6, 1.0),
     (500, 1, 0.7, 1.0),
-    (500, 4, 0.7, 1.0),
     (1319, 1, 0.85, 1.0),
 ]
 
 
-def shares(random: np.random.Generator, chances: np.ndarray, samples: int) -> list[Fraction]:
-    """The share of correct samples of each problem."""
-    return [Fraction(int(c), samples) for c in random.binomial(samples, chances)]
+def compared(first: np.ndarray, second: np.ndarray, samples: int) -> dict[str, Any]:
+    """`statistics.paired` of two runs' correct samples by problem; of single ones only the counts of changes matter."""
+    if samples == 1:
+        return _of_counts(len(first), int((second > first).sum()), int((second < first).sum()))
+    shares = [Fraction(c, samples) for c in range(samples + 1)]
+    return statistics.paired([(shares[a], shares[b]) for a, b in zip(first, second, strict=True)], False)
+
+
+@functools.cache
+def _of_counts(problems: int, better: int, worse: int) -> dict[str, Any]:
+    nothing, one = Fraction(0), Fraction(1)
+    pairs = [(nothing, one)] * better + [(one, nothing)] * worse
+    return statistics.paired(pairs + [(one, one)] * (problems - better - worse), True)
+
+
+def false_alarm(first: np.ndarray, second: np.ndarray, samples: int) -> tuple[float, float]:
+    """The p-values of a comparison, without its interval."""
+    if samples == 1:
+        result = compared(first, second, 1)
+        return result["p"], result["mid_p"]
+    return statistics.sign_flip_test([Fraction(int(d), samples) for d in second - first])
 
 
 def simulate(problems: int, samples: int, mean: float, total: float, simulations: int) -> dict[str, float]:
     """Rates of one case."""
     random = np.random.default_rng([problems, samples])
-    a, b = mean * total, (1 - mean) * total
-    covered = alarms = middle = paired_covered = 0
-    single = samples == 1
+    rates = dict.fromkeys(("covered", "paired", "alarms", "mid"), 0)
     for _ in range(simulations):
-        chances = random.beta(a, b, problems)
-        first = shares(random, chances, samples)
-        interval = statistics.mean_with_interval([float(s) for s in first], single)
-        covered += interval["low"] <= mean <= interval["high"]
-        again = shares(random, chances, samples)
-        p, mid_p = statistics.sign_flip_test([y - x for x, y in zip(first, again, strict=True)])
-        alarms += p < 0.05
-        middle += mid_p < 0.05
+        chances = random.beta(mean * total, (1 - mean) * total, problems)
         # The other model solves a tenth of what is left, and loses a twentieth of what it had.
-        better = chances + 0.1 * (1 - chances) - 0.05 * chances
-        truth = 0.1 * (1 - mean) - 0.05 * mean
-        result = statistics.paired(list(zip(first, shares(random, better, samples), strict=True)), single)
-        paired_covered += result["low"] <= truth <= result["high"]
-    rates = {"covered": covered, "paired": paired_covered, "alarms": alarms, "mid": middle}
+        other = chances + 0.1 * (1 - chances) - 0.05 * chances
+        first, again, better = (random.binomial(samples, p) for p in (chances, chances, other))
+        interval = statistics.mean_with_interval((first / samples).tolist(), samples == 1)
+        rates["covered"] += interval["low"] <= mean <= interval["high"]
+        p, mid_p = false_alarm(first, again, samples)
+        rates["alarms"] += p < 0.05
+        rates["mid"] += mid_p < 0.05
+        result = compared(first, better, samples)
+        rates["paired"] += result["low"] <= 0.1 * (1 - mean) - 0.05 * mean <= result["high"]
     return {name: count / simulations for name, count in rates.items()}
 
 
