@@ -16,7 +16,8 @@ from cogpo_jax.configs import cogpo_tpu
 from cogpo_jax.data.batches import PreferenceBatch, Rows
 from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.sharding import make_mesh, row_shards
-from cogpo_jax.student import blockwise, splash
+from cogpo_jax.student import attention as attention_module
+from cogpo_jax.student import splash
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.model import ForwardOptions, abstract_params
 from cogpo_jax.tpu import check, programs
@@ -178,7 +179,7 @@ def test_visited_pairs_are_what_the_kernels_visit(tile):
         ids[: sum(segments)] = np.repeat(np.arange(count) + 1, segments)
         tiles = splash.visited_tiles(splash._padding_apart(jnp.asarray(ids), tile), tile)
         assert flops.visited_pairs(segments, length, tile) == int(tiles.sum()) * tile**2
-        first = blockwise._first_blocks(jnp.asarray(ids)[None], tile)
+        first = attention_module._first_blocks(jnp.asarray(ids)[None], tile)
         assert (
             flops.visited_pairs(segments, length, tile) == int((jnp.arange(length // tile) - first + 1).sum()) * tile**2
         )
