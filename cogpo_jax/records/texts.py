@@ -260,8 +260,8 @@ def find_path(row: dict[str, Any], path: str) -> Any:
     """What stands at a path of a row, None where nothing does: `a.b`, `a[0]`, `a[-1]`, `a[user]` (the last turn of a
     role), `a[verified]` (the first item that a list or field of flags calls right, else the first); `p|q`: the first
     of the two that is there. A text on the way that holds JSON is read."""
-    if path in row:
-        return row[path]
+    if path in row or not path:
+        return row.get(path)
     for one in path.split("|"):
         value: Any = row
         steps = list(_STEP.finditer(one.strip()))

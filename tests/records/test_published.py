@@ -132,6 +132,13 @@ def test_what_would_be_lost_or_is_unclear_is_refused(columns, changes, message):
     assert message in str(error.value)
 
 
+def test_an_index_is_a_letter_only_where_there_are_choices():
+    assert recognise([{"problem": "p", "answer": 1}]).example({"problem": "p", "answer": 1}).answer == "1"
+    row = {"question": "q", "choices": ["x", "y"], "answer": 1}
+    example = recognise([row]).example(row)
+    assert (example.answer, example.choices) == ("B", ("x", "y"))
+
+
 def test_a_chain_may_be_left_out_on_purpose():
     row = {"problem": "p", "answer": "$\\boxed{1}$", "my_notes": "long " * 200}
     assert recognise([row], cot="none").example(row).answer == "1"
