@@ -21,6 +21,7 @@ from cogpo_jax.evaluation.engines import Ask, Decoding, Engine, Reply
 from cogpo_jax.evaluation.summary import differing, summarise
 from cogpo_jax.evaluation.tasks import Problem, Task, load_task, make_problems, problem_from_json, unreadable
 from cogpo_jax.progress import Bar, say
+from cogpo_jax.records import reader
 from crv.verify import grade
 
 Key = tuple[str, int]
@@ -90,14 +91,20 @@ def load_problems(request: Evaluation) -> list[Problem]:
     examples: Sequence[Mapping[str, Any]] | str = ()
     if request.task.few_shot and request.few_shot:
         text = request.few_shot.endswith(".txt")
-        examples = _text(request.few_shot) if text else list(read_rows(request.few_shot))
+        examples = _text(request.few_shot) if text else list(data_rows(request.few_shot))
     elif request.task.few_shot and request.engine:
         raise UserError(
             f"--few_shot: missing: {request.task.name} is asked with {request.task.few_shot} worked examples; "
             "give a file of them, or --shots=0"
         )
-    problems = make_problems(request.task, read_rows(request.data), request.data, request.seed, examples)
+    problems = make_problems(request.task, data_rows(request.data), request.data, request.seed, examples)
     return problems[: request.limit or None]
+
+
+def data_rows(source: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file of any form, a folder, or hf:NAME[:SPLIT]; numbers with a point as floats."""
+    for _, row in reader.read_rows(source):
+        yield json.loads(json.dumps(row, default=float))
 
 
 def _text(path: str) -> str:
