@@ -185,7 +185,6 @@ class Journal:
         self._file = open(path, "ab")  # noqa: SIM115 - open as long as the journal
 
     def append(self, row: dict[str, Any]) -> None:
-        """Adds a row."""
         self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
         self._file.flush()
         if self.durable:
