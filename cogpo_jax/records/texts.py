@@ -3,6 +3,7 @@ r"""Texts from outside: damage mended, thoughts split from solutions, conversati
 A text that lost its backslashes (`\boxed` read as an escape is a backspace and `oxed`) is mended and counted.
 """
 
+import functools
 import json
 import math
 import re
@@ -253,6 +254,14 @@ def unwrap_gold(text: str) -> str:
 
 
 _STEP = re.compile(r"([^.\[\]]+)|\[([^\]]*)\]")
+
+
+@functools.lru_cache(1024)
+def _steps(path: str) -> list[list[tuple[str | None, str | None]]]:
+    """The steps (name, selector) of each alternative of a path."""
+    return [[(step[1] and step[1].strip(), step[2]) for step in _STEP.finditer(p.strip())] for p in path.split("|")]
+
+
 _VERIFIED = re.compile(r"verif|correct|is_right|passed", re.I)
 
 
@@ -262,19 +271,18 @@ def find_path(row: dict[str, Any], path: str) -> Any:
     of the two that is there. A text on the way that holds JSON is read."""
     if path in row or not path:
         return row.get(path)
-    for one in path.split("|"):
+    for steps in _steps(path):
         value: Any = row
-        steps = list(_STEP.finditer(one.strip()))
-        for i, step in enumerate(steps):
+        for i, (name, selector) in enumerate(steps):
             if isinstance(value, str) and value.lstrip()[:1] in "{[" and value.strip():
                 try:
                     value = json.loads(value, parse_float=Decimal)
                 except (ValueError, RecursionError):
                     value = None
-            if step[1] is not None:
-                value = value.get(step[1].strip()) if isinstance(value, dict) else None
+            if name is not None:
+                value = value.get(name) if isinstance(value, dict) else None
             else:
-                value = _selected(value, step[2], row, steps[i - 1][1] or "")
+                value = _selected(value, selector or "", row, steps[i - 1][0] or "")
         if value is not None and value != "":
             return value
     return None
