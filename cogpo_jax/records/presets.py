@@ -231,3 +231,27 @@ NOT_PAIRS = (
     ("instruction kto_tag", "unpaired preferences (as for KTO)", "a pair needs chosen and rejected"),
     ("prompt response helpfulness", "rated single responses (as HelpSteer)", "a pair needs chosen and rejected"),
 )
+
+# Plain names, the likeliest first: the general rule takes the first that is there.
+PROBLEM_NAMES = (
+    "problem",
+    "question",
+    "query",
+    "instruction",
+    "prompt",
+    "input",
+    "problem_statement",
+    "question_content",
+)
+GOLD_NAMES = (
+    "final_answer", "expected_answer", "gold_answer", "ground_truth", "ground_truth_answer", "gold", "golden_answer",
+    "reference_answer", "correct_answer", "answer", "gt_answer", "gt", "target", "label", "reward_model.ground_truth",
+    "verification_info.answer.value", "metadata.expected_answer",
+)  # fmt: skip
+PLAIN_NAMES = {
+    "id": ("problem_id", "id", "uuid"),
+    "model": ("model", "generator", "teacher"),
+    "source": ("source", "data_source", "dataset"),
+    "difficulty": ("difficulty", "level"),
+    "choices": ("choices", "options"),
+}

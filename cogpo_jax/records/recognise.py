@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.records.presets import NOT_PAIRS, PAIRS, PROBLEMS, Preset
+from cogpo_jax.records.presets import GOLD_NAMES, NOT_PAIRS, PAIRS, PLAIN_NAMES, PROBLEM_NAMES, PROBLEMS, Preset
 from cogpo_jax.records.texts import (
     find_path,
     has_tags,
@@ -26,25 +26,12 @@ FIRST_ROWS = 100  # rows that are looked at before any work
 ROLES = ("problem", "answer", "cot", "id", "model", "source", "difficulty", "choices", "system")
 PAIR_ROLES = ("prompt", "chosen", "rejected", "system", "beta", "gap", "weight", "start")
 
-_PROBLEM = ("problem", "question", "query", "instruction", "prompt", "input", "problem_statement", "question_content")
-_GOLD = (
-    "final_answer", "expected_answer", "gold_answer", "ground_truth", "ground_truth_answer", "gold", "golden_answer",
-    "reference_answer", "correct_answer", "answer", "gt_answer", "gt", "target", "label", "reward_model.ground_truth",
-    "verification_info.answer.value", "metadata.expected_answer",
-)  # fmt: skip
 _THOUGHT = re.compile(r"thought|thinking|reasoning|rationale|trajector|deliberat", re.I)
 _SOLUTION = re.compile(r"solution|response|output|completion|attempt|generation|explanation|generated|^reply", re.I)
 _CHAIN = re.compile(rf"{_THOUGHT.pattern}|{_SOLUTION.pattern}|cot\b|_cot|chain", re.I)
 _NO_CHAIN = re.compile(
     r"problem|question|prompt|instruct|system|query|context|test|code|meta|type|source|reason$", re.I
 )
-_PLAIN = {
-    "id": ("problem_id", "id", "uuid"),
-    "model": ("model", "generator", "teacher"),
-    "source": ("source", "data_source", "dataset"),
-    "difficulty": ("difficulty", "level"),
-    "choices": ("choices", "options"),
-}
 
 
 @dataclass(frozen=True)
@@ -247,11 +234,6 @@ def recognise_pairs(first_rows: Sequence[Mapping[str, Any]], *, preset: str = ""
     return Recognised(found.name if found else "as told", mapped, unused=unused, first=len(rows))
 
 
-def preset_names(pairs: bool = False) -> list[str]:
-    """The names of the presets."""
-    return sorted({preset.name for preset in (PAIRS if pairs else PROBLEMS)})
-
-
 def _choose(
     rows: list[dict[str, Any]], there: list[str], presets: tuple[Preset, ...], name: str, general: Preset | None
 ) -> Preset | None:
@@ -296,11 +278,11 @@ def _fits(preset: Preset, rows: list[dict[str, Any]]) -> bool:
 def _general(rows: list[dict[str, Any]], there: list[str]) -> Preset:
     """The rule for plain names, known or not: a problem, a gold, a chain of one or two columns."""
     mapped: dict[str, str] = {}
-    problem = next((name for name in _PROBLEM if _there(rows, name)), "")
+    problem = next((name for name in PROBLEM_NAMES if _there(rows, name)), "")
     for name in ("messages", "conversations", "conversation"):
         if not problem and _there(rows, f"{name}[user]"):
             problem = f"{name}[user]"
-    golds = [name for name in _GOLD if _there(rows, name) and _length(rows, name) <= 400]
+    golds = [name for name in GOLD_NAMES if _there(rows, name) and _length(rows, name) <= 400]
     gold = next((n for n in golds if not all(isinstance(find_path(row, n), bool | None) for row in rows)), "")
     rest = [name for name in there if name not in (problem, gold) and _is_text(rows, name) and _CHAIN.search(name)]
     thought = next((name for name in rest if _THOUGHT.search(name) and not _NO_CHAIN.search(name)), "")
@@ -327,7 +309,7 @@ def _general(rows: list[dict[str, Any]], there: list[str]) -> Preset:
 
 
 def _plain(rows: list[dict[str, Any]], there: list[str]) -> dict[str, str]:
-    found = {role: next((n for n in names if n in there), "") for role, names in _PLAIN.items()}
+    found = {role: next((n for n in names if n in there), "") for role, names in PLAIN_NAMES.items()}
     return {role: name for role, name in found.items() if name and _there(rows, name)}
 
 

@@ -41,7 +41,7 @@ MUTANTS = [
     ),
     (
         "a split is guessed where several are there",
-        "cogpo_jax/records/reader.py",
+        "cogpo_jax/records/sources.py",
         "if wanted in there:",
         "if wanted in there or there:",
         f"{_READ}::test_wrong_configs_and_splits_list_those_there_are",
