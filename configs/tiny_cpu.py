@@ -65,7 +65,18 @@ def get_config() -> config_dict.ConfigDict:
         attention="auto",  # auto (splash on TPU, gpu on GPU, xla elsewhere) | xla | splash | gpu
         remat="none",  # none | dots | full | offload
         logits_chunk=512,  # tokens whose logits exist at a time
-        eval=dict(data="", every=0, split="validation"),  # held-out records; every: steps between, 0: only at the end
+        eval=dict(  # what is measured beside training
+            data="",  # held-out records
+            every=0,  # steps between evaluations; 0: only at the end
+            split="validation",
+            generate=dict(  # the student answers problems of a task (configs/tasks): accuracy, lengths
+                task="",  # empty: off
+                data="",  # its problems, any file that `cogpo evaluate` reads
+                problems=64,  # the first so many
+                every=0,  # steps between; 0: only at the end
+                max_tokens=256,
+            ),
+        ),
         checkpoint=dict(every=50, keep=2),  # steps between checkpoints (one more at the end); how many stay
         log=dict(
             tensorboard=True,  # also write tensorboard/ in the workdir

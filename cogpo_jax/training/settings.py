@@ -47,6 +47,9 @@ _AT_LEAST = {
     "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0,
     "eval.every": 0,
+    "eval.generate.every": 0,
+    "eval.generate.problems": 1,
+    "eval.generate.max_tokens": 1,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
     "watchdog.seconds": 0,
@@ -89,7 +92,7 @@ FREE_ON_RESUME = (
 
 
 _PATHS = (
-    *("data", "init_from", "model", "tokenizer", "eval.data"),
+    *("data", "init_from", "model", "tokenizer", "eval.data", "eval.generate.data"),
     *("reference_cache.dir", "token_cache.dir", "compile_cache.dir"),
 )
 
@@ -99,7 +102,7 @@ def check(config: config_dict.ConfigDict) -> None:
     tracking.check(config.log)
     flat = flatten(config.to_dict())
     for field in (*_CHOICES, *_AT_LEAST, *_WITHIN, *_PATHS, "beta.small"):
-        section = field.rpartition(".")[0]
+        section = field.partition(".")[0] if "." in field else ""
         if section and not isinstance(config[section], config_dict.ConfigDict):
             example = f"--config.{field}=..."
             raise UserError(f"{section}: {config[section]!r}: must be given field by field, as {example}")
@@ -128,6 +131,8 @@ def check(config: config_dict.ConfigDict) -> None:
         )
     if not config.init_from and not config.tokenizer:
         raise UserError("tokenizer: empty: must be a folder with tokenizer.json where init_from gives none")
+    if config.eval.generate.task and not config.eval.generate.data:
+        raise UserError("eval.generate.data: empty: must be a file of the task's problems")
     profile_steps(config)
     text_format(config)
 
@@ -241,7 +246,9 @@ def check_same_run(config: config_dict.ConfigDict, saved: Path) -> None:
     differing = [
         f"{name} ({old.get(name)!r} there, {new.get(name)!r} here)"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not any(name == f or name.startswith(f"{f}.") for f in FREE_ON_RESUME)
+        if (name in old or new.get(name))  # a field that the workdir's version did not have yet, and that is off
+        and old.get(name) != new.get(name)
+        and not any(name == f or name.startswith(f"{f}.") for f in FREE_ON_RESUME)
     ]
     if differing:
         raise UserError(f"workdir: {saved.parent}: belongs to another config: {', '.join(differing)}; take a new one")

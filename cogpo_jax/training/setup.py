@@ -109,6 +109,7 @@ class Setup:
     programs: Programs
     # Of config.eval: its records, a plan that scores them in order, and the score program for that plan's slots.
     held_out: tuple[TokenizedData, EpochPlan, Any] | None
+    answers: Callable[[Any], dict[str, float]] | None  # of eval.generate: parameters -> accuracy, lengths
 
     @property
     def main(self) -> bool:
@@ -167,7 +168,35 @@ def prepare(config: config_dict.ConfigDict, workdir: epath.Path, initial: Initia
         abstract=abstract,
         programs=programs,
         held_out=held_out,
+        answers=_answers(config, initial, mesh),
     )
+
+
+def _answers(config: config_dict.ConfigDict, initial: Initial, mesh: Mesh) -> Callable[[Any], dict[str, float]] | None:
+    """What `eval.generate` measures of a student's parameters; its task and problems are read and checked now."""
+    asked = config.eval.generate
+    if not asked.task:
+        return None
+    from cogpo_jax.evaluation.engines import StudentEngine
+    from cogpo_jax.evaluation.run import during_training
+    from cogpo_jax.student.decoding import Sampler
+
+    positions = initial.student.max_position_embeddings
+    engine = StudentEngine(str(initial.tokenizer_folder), text_format=settings.text_format(config), positions=positions)
+    with settings.named("eval.generate"):
+        readings = during_training(
+            asked.task, asked.data, asked.problems, engine, seed=config.seed, max_new_tokens=asked.max_tokens
+        )
+    forward = dataclasses.replace(step_settings(config, initial.student, mesh, 0).forward, remat="none")
+
+    def measure(params: Any) -> dict[str, float]:
+        engine.sampler = Sampler(initial.student, params, forward)  # a copy of the weights, gone when it has answered
+        try:
+            return readings.measure(engine)
+        finally:
+            engine.sampler = None
+
+    return measure
 
 
 def _check_positions(config: config_dict.ConfigDict, student: StudentConfig) -> None:

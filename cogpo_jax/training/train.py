@@ -236,24 +236,41 @@ class Run:
 
     def _evaluate_if_due(self) -> None:
         """The evaluation every `eval.every` steps; left out where the run is asked to stop meanwhile."""
-        every = self.config.eval.every
-        if every and self.done and self.done % every == 0 and self.done < self.setup.total_steps:
+        done, ends = self.done, self.done == self.setup.total_steps  # the last evaluation comes by itself
+        every, generate_every = self.config.eval.every, self.config.eval.generate.every
+        held_out = bool(every and done and done % every == 0 and not ends)
+        answers = bool(generate_every and done and done % generate_every == 0 and not ends)
+        if held_out or answers:
             self.report()
             with contextlib.suppress(hosts.Left):  # the next step asks again, and saves
-                self._evaluate()
+                self._evaluate(held_out=held_out, answers=answers)
             self.watchdog.at(self.done, "the next step")
             self.speed.mark()
 
-    def _evaluate(self) -> dict[str, Any]:
-        """Scores the held-out records; writes a line of eval.jsonl and, for pairs, eval_pairs.jsonl."""
+    def _evaluate(self, *, held_out: bool = True, answers: bool = True) -> dict[str, Any]:
+        """Scores the held-out records, and lets the student answer `eval.generate`'s problems: a line of eval.jsonl."""
         setup = self.setup
-        if not setup.held_out:
-            return {}
         self.watchdog.at(self.done, f"the evaluation after step {self.done}")
+        summary = self._held_out() if held_out and setup.held_out else {}
+        if answers and setup.answers:
+            summary["generate"] = setup.answers(self.params)
+        if summary:
+            summary = {"step": self.done} | summary
+            if setup.main:
+                board = self.config.log.tensorboard and "generate" in summary
+                folder = setup.workdir
+                with MetricsLog(folder, "eval.jsonl", tensorboard=board, resume_step=self.done - 1) as log:
+                    log.write(summary)
+        return summary
+
+    def _held_out(self) -> dict[str, Any]:
+        """Loss, accuracy and margin (SFT: NLL) of the held-out records; for pairs also writes eval_pairs.jsonl."""
+        setup = self.setup
+        assert setup.held_out is not None
         data, plan, score = setup.held_out
         feed = Feed(data, plan, setup.mesh, slots=plan.max_slots, pairs=False)
         logps, tokens = scoring.score_all(score, self.params, data, plan, feed, self._micro_batch)
-        summary = {"step": self.done, "dropped": {reason: n for reason, n in plan.drops.items() if n}}
+        summary: dict[str, Any] = {"dropped": {reason: n for reason, n in plan.drops.items() if n}}
         if setup.pairs:
             reference = self.reference.logps(data, plan, score, plan.steps_per_epoch, "held-out")
             rows = scoring.pair_rows(data, logps, reference, tokens)
@@ -264,9 +281,6 @@ class Run:
         else:
             unigram = scoring.unigram_nll(setup.data, data, setup.initial.student.vocab_size)
             summary |= scoring.sft_summary(logps, tokens, unigram)
-        if setup.main:
-            with MetricsLog(setup.workdir, "eval.jsonl", tensorboard=False, resume_step=self.done - 1) as log:
-                log.write(summary)
         return summary
 
     def _open_log(self) -> Any:

@@ -248,3 +248,23 @@ def test_a_fault_on_the_first_process_is_raised(monkeypatch):
         hosts.on_first(fault)
     assert hosts.all_agree(True)
     assert not hosts.all_agree(False)
+
+
+def test_a_student_in_training_answers_problems_and_the_curve_stands_beside_the_losses(tmp_path, run):
+    problems = tmp_path / "problems.jsonl"
+    rows = [{"id": str(i), "problem": f"{i}+1?", "answer": str(i + 1)} for i in (1, 2)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {"task": "math", "data": str(problems), "problems": 2, "every": 1, "max_tokens": 4}
+    fields = {f"eval.generate.{name}": value for name, value in asked.items()}
+    done, _ = run(tmp_path / "run", max_steps=2, **fields, **{"rows.length": 256})
+    lines = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert lines[1]["generate"] == done["evaluation"]["generate"]
+    assert 0 <= lines[1]["generate"]["accuracy"] <= 1
+    assert 0 < lines[1]["generate"]["tokens_mean"] <= 4
+
+
+def test_problems_that_cannot_be_read_are_named_before_training(tmp_path, run):
+    fields = {"eval.generate.task": "math", "eval.generate.data": str(tmp_path / "no.jsonl")}
+    with pytest.raises(UserError, match=r"eval.generate: .*no.jsonl"):
+        run(tmp_path / "run", **fields)
