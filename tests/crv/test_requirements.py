@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
     "google": "protobuf",
     "markupsafe": "jinja2",
     "math_verify": "math-verify",
+    "yaml": "PyYAML",
 }
 
 
