@@ -33,8 +33,12 @@ def get_config() -> config_dict.ConfigDict:
             end_token="<|im_end|>",  # ends a response; where the tokenizer has no such token: what its template ends by
             template_kwargs="",  # for the template, as JSON: '{"enable_thinking": false}' (Qwen3)
         ),
-        # Per gap; default: gap none, and dpo. Of the authors' betas only 0.5 is published: the others are guesses.
-        beta=dict(small=0.1, medium=0.2, large=0.5, default=0.1),
+        beta=dict(  # of the authors' betas only 0.5 is published: the others are guesses
+            small=0.1,  # of a pair of this gap without a beta of its own
+            medium=0.2,
+            large=0.5,
+            default=0.1,  # gap none; dpo: every pair
+        ),
         loss=dict(  # terms beside the plain loss, off at 0 / False: sources in cogpo_jax/objective/cogpo.py
             label_smoothing=0.0,
             nll_weight=0.0,

@@ -4,7 +4,6 @@ Imports no jax, so that a mistyped field costs no start-up of an accelerator.
 """
 
 import contextlib
-import importlib.util
 import json
 import math
 import os
@@ -153,8 +152,13 @@ def resolved(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
 def folder(flag: str, path: str | os.PathLike[str]) -> epath.Path:
     """A folder to write, `~` expanded. Raises UserError where it is a file, or an object store without its client."""
     text = os.fspath(path)
-    if text.startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
-        raise UserError(f"{flag}: {text}: gs:// needs the package gcsfs: pip install gcsfs")
+    if text.startswith("gs://"):
+        import fsspec
+
+        try:
+            fsspec.get_filesystem_class("gs")
+        except ImportError:
+            raise UserError(f"{flag}: {text}: gs:// needs the package gcsfs: pip install gcsfs") from None
     expanded = epath.Path(text).expanduser()
     if expanded.exists() and not expanded.is_dir():
         raise UserError(f"{flag}: {text}: is a file: give a folder")

@@ -48,7 +48,7 @@ def test_the_command_says_one_line_and_exits_with_2(tmp_path, records, tokenizer
         ({"beta.default": float("nan")}, r"beta.default: nan: must be above 0"),
         ({"batch.groups": 0}, r"batch.groups: 0: must be at least 1"),
         ({"rows.per_device": 0}, r"rows.per_device: 0: must be at least 1"),
-        ({"loss.label_smoothing": 0.6}, r"loss.label_smoothing: 0.6: must be between 0 and 0.5"),
+        ({"loss.label_smoothing": 0.6}, r"loss.label_smoothing: 0.6: must be at least 0 and at most 0.5"),
         ({"optimizer.learning_rate": -1.0}, r"optimizer.learning_rate: -1.0: must be at least 0"),
         ({"optimizer.learning_rate": float("nan")}, r"optimizer.learning_rate: nan"),
         ({"reference": "none"}, r"reference: 'none': must be one of cached, live"),
