@@ -6,7 +6,7 @@ SERVER := tests/sglang_lane/server
 
 .PHONY: test-sglang
 test-sglang: $(SGLANG) $(DEV)  ## CRV and exported students against real SGLang servers
-	@LANE_PYTHON=$(abspath $(SGLANG_VENV)/bin/python) $(PY) -m pytest -q tests/sglang_lane/lane_pool.py tests/sglang_lane/lane_student.py $(ARGS)
+	@LANE_PYTHON=$(abspath $(SGLANG_VENV)/bin/python) $(PY) -m pytest -q tests/sglang_lane/lane_pool.py tests/sglang_lane/lane_student.py --timeout=900 $(ARGS)
 
 $(SGLANG_VENV)/bin/pip:
 	@python=$$(mk/python.sh) && echo "making $(SGLANG_VENV) with $$python" && "$$python" -m venv $(SGLANG_VENV)
