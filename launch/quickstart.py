@@ -2,6 +2,10 @@
 
 import os
 import sys
+from pathlib import Path
 
-# Without this folder on the module path (-P): its crv.py would stand for the package crv.
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+# Without this folder on the module path (-P), where crv.py would stand for the package crv; with the checkout on it.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
 os.execv(sys.executable, [sys.executable, "-P", "-m", "cogpo_jax", "quickstart", *sys.argv[1:]])
