@@ -173,10 +173,10 @@ def train_tokenizer() -> cli.Main:
 
     def main() -> None:
         records, folder = cli.require(data, output)
-        from cogpo_jax import tokenizer
+        from cogpo_jax.text import train_tokenizer
 
         texts = sorted(set(_texts(records)))
-        tokenizer.train_tokenizer(texts, folder, vocab_size.value)
+        train_tokenizer(texts, folder, vocab_size.value)
         report = {"output": folder, "vocab_size": vocab_size.value, "texts": len(texts)}
         print(json.dumps(report | {"characters": sum(map(len, texts))}))
 
