@@ -5,10 +5,14 @@
 Every file of this folder that has a list MUTANTS is read: (name, file, old text, new text, test). The old text must
 occur exactly once. Each fault is put into a copy of the tree, its test runs there, and the fault is taken out again.
 Exit code 1 where a test stays green, or a mutant does not fit the code any more. An untouched copy runs every test
-first: a test that fails anyway proves nothing.
+first: a test that fails anyway proves nothing. Tests run in forks of one process that has imported jax already, and
+share what they compile.
 """
 
 import argparse
+import atexit
+import multiprocessing
+import os
 import queue
 import runpy
 import shutil
@@ -20,6 +24,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+FORKS = multiprocessing.get_context("forkserver")
 
 
 def mutants() -> list[tuple[str, str, str, str, str]]:
@@ -41,13 +46,44 @@ def copy_tree(folder: Path) -> None:
             shutil.copy2(ROOT / name, target, follow_symlinks=False)
 
 
-def run_tests(folder: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs tests in a copy, which stands before anything installed."""
-    import os
+def misfits(chosen: list[tuple[str, str, str, str, str]]) -> list[str]:
+    """What does not fit the code any more: an old text that is not there once, a test that is gone. Runs nothing."""
+    found = []
+    for title, file, old, _, test in chosen:
+        path, (test_file, _, name) = ROOT / file, test.partition("::")
+        count = path.read_text(encoding="utf-8").count(old) if path.is_file() else 0
+        if count != 1:
+            found.append(f"{title}: {file} has the old text {count} times, not once")
+        function = name.partition("[")[0].split("::")[-1]
+        if not (ROOT / test_file).is_file() or f"def {function}(" not in (ROOT / test_file).read_text(encoding="utf-8"):
+            found.append(f"{title}: {test}: no such test")
+    return found
 
-    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+
+def _pytest(folder: str, tests: list[str], output: str) -> None:
+    """In a process of its own: the tests of a copy, which stands before anything installed."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    os.environ["PYTHONPATH"] = folder
+    import pytest
+
+    sys.exit(int(pytest.main(["-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests])))
+
+
+def run_tests(folder: Path, tests: list[str]) -> tuple[int | None, str]:
+    """(exit code of pytest, what it printed); None where it took more than a quarter of an hour."""
+    output = folder / ".pytest-output"
+    process = FORKS.Process(target=_pytest, args=(str(folder), tests, str(output)))
+    process.start()
+    process.join(900)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return None, output.read_text(encoding="utf-8", errors="replace")
+    return process.exitcode, output.read_text(encoding="utf-8", errors="replace")
 
 
 def main() -> int:
@@ -56,6 +92,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="copies of the tree that run at a time")
     options = parser.parse_args()
     chosen = [m for m in mutants() if options.only in m[0] or options.only in m[1]]
+    if unfit := misfits(chosen):
+        print(*unfit, sep="\n")
+        return 1
+    FORKS.set_forkserver_preload(["jax", "flax.nnx", "optax", "orbax.checkpoint", "transformers", "sympy", "pytest"])
     waiting: queue.Queue[tuple[str, str, str, str, str]] = queue.Queue()
     for mutant in chosen:
         waiting.put(mutant)
@@ -70,26 +110,24 @@ def main() -> int:
                 except queue.Empty:
                     return
                 path = folder / file
-                whole = path.read_text(encoding="utf-8") if path.is_file() else ""
-                if whole.count(old) != 1:
-                    faults.append(f"{title}: {file} has the old text {whole.count(old)} times, not once")
-                    continue
+                whole = path.read_text(encoding="utf-8")
                 path.write_text(whole.replace(old, new), encoding="utf-8")
-                done = run_tests(folder, [test])
+                code, _ = run_tests(folder, [test])
                 path.write_text(whole, encoding="utf-8")
-                if done.returncode == 1:
+                if code == 1:
                     print(f"killed: {title}", flush=True)
                 else:
-                    how = "survived" if done.returncode == 0 else f"not run (pytest exit code {done.returncode})"
+                    how = "survived" if code == 0 else f"not run (pytest exit code {code})"
                     faults.append(f"{title}: {how}: {test}")
                     print(f"{how.upper()}: {title}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         copy_tree(Path(name))
-        clean = run_tests(Path(name), sorted({m[4] for m in chosen}))
-        if clean.returncode:
-            print(clean.stdout[-3000:], "the tests fail on the untouched tree", sep="\n")
+        code, output = run_tests(Path(name), sorted({m[4] for m in chosen}))
+        if code:
+            print(output[-3000:], "the tests fail on the untouched tree", sep="\n")
             return 1
+    print(f"{len(chosen)} mutants; the tests pass on the untouched tree", flush=True)
     threads = [threading.Thread(target=work) for _ in range(options.jobs)]
     for thread in threads:
         thread.start()
@@ -100,4 +138,13 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # Before jax is imported; tests/conftest.py keeps a cache folder that is given.
+    compiled = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ |= {"JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1", "JAX_COMPILATION_CACHE_DIR": compiled}
+    os.environ |= {
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
     sys.exit(main())

@@ -17,14 +17,14 @@ MUTANTS = [
     ),
     (
         "freed memory goes back to the system",
-        "cogpo_jax/training/speed.py",
+        "cogpo_jax/training/log.py",
         "mallopt(mmap_max, 0)",
         "True",
         "tests/training/test_keep_memory.py::test_steps_of_a_small_student_map_no_new_pages_and_give_the_same_bits",
     ),
     (
         "a large student's memory is kept",
-        "cogpo_jax/training/speed.py",
+        "cogpo_jax/training/log.py",
         "_SMALL = 200_000_000",
         "_SMALL = 200_000_000_000",
         "tests/training/test_keep_memory.py::test_a_large_student_leaves_the_c_library_alone",
