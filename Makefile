@@ -21,7 +21,7 @@ quickstart: $(ANY)  ## the whole loop on the shipped problems, into runs/quickst
 	@$(PY) -m cogpo_jax quickstart
 
 test: $(DEV)  ## the tests, on the CPU
-	@$(PY) -m pytest -q -n 2 $(ARGS)
+	@$(PY) -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 check: $(DEV)  ## format, lint, types
 	@$(PY) -m ruff format --check .

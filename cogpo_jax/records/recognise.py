@@ -10,10 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.records.presets import GOLD_NAMES, NOT_PAIRS, PAIRS, PLAIN_NAMES, PROBLEM_NAMES, PROBLEMS, Preset
+from cogpo_jax.records.general import (
+    general_pairs,
+    general_problem,
+    looks_like_chain,
+    plain_columns,
+    present,
+    with_aliases,
+)
+from cogpo_jax.records.presets import OTHERS, PAIRS, PROBLEMS, Preset
 from cogpo_jax.records.texts import (
     find_path,
-    has_tags,
     join_thought,
     split_hashes,
     stated_answer,
@@ -25,13 +32,6 @@ from cogpo_jax.records.texts import (
 FIRST_ROWS = 100  # rows that are looked at before any work
 ROLES = ("problem", "answer", "cot", "id", "model", "source", "difficulty", "choices", "system")
 PAIR_ROLES = ("prompt", "chosen", "rejected", "system", "beta", "gap", "weight", "start")
-
-_THOUGHT = re.compile(r"thought|thinking|reasoning|rationale|trajector|deliberat", re.I)
-_SOLUTION = re.compile(r"solution|response|output|completion|attempt|generation|explanation|generated|^reply", re.I)
-_CHAIN = re.compile(rf"{_THOUGHT.pattern}|{_SOLUTION.pattern}|cot\b|_cot|chain", re.I)
-_NO_CHAIN = re.compile(
-    r"problem|question|prompt|instruct|system|query|context|test|code|meta|type|source|reason$", re.I
-)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Recognised:
         except ValueError:
             return Example(dropped="chain_is_no_text")
         try:
-            choices = tuple(text_of(one) for one in find_path(row, self.columns.get("choices", "")) or ())
+            choices = _choices(find_path(row, self.columns.get("choices", "")))
             answer = self._gold(row, cot, choices)
         except (ValueError, TypeError):
             return Example(dropped="answer_is_no_text")
@@ -140,12 +140,28 @@ class Recognised:
             return ""
         value = cot if rule[2] == "cot" and rule[1] else find_path(row, rule[2])
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
-            return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[value]
+            return _LETTERS[value]
+        if isinstance(offered := find_path(row, self.columns.get("choices", "")), dict):
+            labels = [str(label) for label in offered.get("label") or offered]
+            if str(value) in labels:
+                return _LETTERS[labels.index(str(value))]
+        if isinstance(value, list) and not any(isinstance(one, dict | list) for one in value):
+            value = ", ".join(map(text_of, value))  # an answer of several parts
         text = text_of(value)
         if rule[1] == "box":
             return stated_answer(text)
         gold = split_hashes(text)[1]
         return gold if rule[1] or gold else unwrap_gold(text)
+
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def _choices(value: Any) -> tuple[str, ...]:
+    """The texts of the choices: a list, `{"text": [...], "label": [...]}`, or one text by letter."""
+    if isinstance(value, dict):
+        value = value["text"] if isinstance(value.get("text"), list) else list(value.values())
+    return tuple(map(text_of, value or ()))
 
 
 def recognise(
@@ -163,30 +179,30 @@ def recognise(
     box(cot)) override it; `cot="none"` says that chains are meant to be left out. Raises UserError: no preset fits, or
     two equally; a column is not there; there is no gold; a column looks like a chain and none is mapped.
     """
-    rows = [dict(row) for row in first_rows[:FIRST_ROWS]]
-    there = _columns(rows)
+    there = _columns(first_rows[:FIRST_ROWS])
+    rows, alias = with_aliases([dict(row) for row in first_rows[:FIRST_ROWS]], there)
     told = _parse_map(columns, ROLES)
     if not preset and not told:
         _refuse_pairs(rows, there)
     gold = told.pop("answer", "") if gold == "auto" and "answer" in told else gold
     if cot != "auto":
         told["cot"] = "" if cot == "none" else cot
-    general = _general(rows, there)
+    general = general_problem(rows, there, alias)
     found = _choose(rows, there, PROBLEMS, preset, general) or general
-    mapped = {k: v for k, v in _plain(rows, there).items() if k not in found.map} | dict(found.map) | told
-    mapped = {role: _there(rows, path) if role not in told else path for role, path in mapped.items() if path}
-    mapped = {role: path for role, path in mapped.items() if path}
+    mapped = {k: v for k, v in plain_columns(rows).items() if k not in found.map} | dict(found.map) | told
+    mapped = {role: present(rows, path) if role not in told else path for role, path in mapped.items() if path}
+    mapped = {role: _actual(path, alias) for role, path in mapped.items() if path}
     for role, path in told.items():
-        if path and not _there(rows, path):
+        if path and not present(rows, path):
             raise UserError(f"columns.map: {role}={path}: no such column; {_listed(there)}")
-    rule = found.gold if gold == "auto" else gold
+    rule = _actual(found.gold, alias) if gold == "auto" else gold
     if "problem" not in mapped:
         raise UserError(
             f"columns: no problem in it; {_listed(there)}; nearest preset: {_nearest(rows, PROBLEMS)};"
             " name one as in columns.map=problem=NAME"
         )
     name = re.sub(r"^(?:box|hash)\((.*)\)$", r"\1", rule)
-    if gold != "auto" and name != "cot" and not _there(rows, name):
+    if gold != "auto" and name != "cot" and not present(rows, name):
         raise UserError(f"columns.gold: {gold}: no such column; {_listed(there)}")
     if not rule and need_gold:
         raise UserError(
@@ -199,36 +215,37 @@ def recognise(
     unused = tuple(column for column in there if column not in used)
     if not mapped.get("cot") and cot != "none":
         for column in unused:
-            if _looks_like_chain(column, [row.get(column) for row in rows]):
+            if looks_like_chain(column, [row.get(column) for row in rows]):
                 raise UserError(
                     f"columns.cot: column {column!r} looks like a chain of thought and would be lost; map it"
                     f" (columns.cot={column}), or say that this is meant (columns.cot=none); {_listed(there)};"
                     f" nearest preset: {_nearest(rows, PROBLEMS)}"
                 )
-    result = Recognised(found.name, mapped, rule, unused, found.skip, len(rows))
+    skip = tuple((_actual(path, alias), texts, reason) for path, texts, reason in found.skip)
+    result = Recognised(found.name, mapped, rule, unused, skip, len(rows))
     examples = [result.example(row) for row in rows]
     return replace(result, chains=sum(bool(e.cot) for e in examples), golds=sum(bool(e.answer) for e in examples))
 
 
 def recognise_pairs(first_rows: Sequence[Mapping[str, Any]], *, preset: str = "", columns: str = "") -> Recognised:
     """What the columns of these first rows are, for preference pairs; raises UserError as `recognise` does."""
-    rows = [dict(row) for row in first_rows[:FIRST_ROWS]]
-    there = _columns(rows)
+    there = _columns(first_rows[:FIRST_ROWS])
+    rows, alias = with_aliases([dict(row) for row in first_rows[:FIRST_ROWS]], there)
     told = _parse_map(columns, PAIR_ROLES)
     for role, path in told.items():
-        if path and not _there(rows, path):
+        if path and not present(rows, path):
             raise UserError(f"columns: {role}={path}: no such column; {_listed(there)}")
-    if not preset and not {"chosen", "rejected"} <= told.keys() and not _there(rows, "chosen"):
+    if not preset and not {"chosen", "rejected"} <= told.keys() and not present(rows, "chosen"):
         _refuse_rated(rows, there, "not pairs")
-    found = _choose(rows, there, PAIRS, preset, None)
+    found = _choose(rows, there, PAIRS, preset, None) or general_pairs(rows, there, alias)
     if found is None and not {"chosen", "rejected"} <= told.keys():
-        missing = next((name for name in ("prompt", "chosen", "rejected") if not _there(rows, name)), "rejected")
+        missing = next((name for name in ("prompt", "chosen", "rejected") if not present(rows, name)), "rejected")
         raise UserError(
             f"{missing}: missing: a row needs prompt, chosen, rejected; {_listed(there)}; nearest preset:"
             f" {_nearest(rows, PAIRS)}; name them as in columns=prompt=NAME,chosen=NAME,rejected=NAME"
         )
     mapped: dict[str, str] = {name: name for name in ("system", "beta", "gap", "weight") if name in there}
-    mapped |= {k: v for k, v in (found.map if found else {}).items() if _there(rows, v)} | told
+    mapped |= {k: _actual(v, alias) for k, v in (found.map if found else {}).items() if present(rows, v)} | told
     used = {re.split(r"[.\[]", part)[0] for path in mapped.values() for part in path.split("+")}
     unused = tuple(column for column in there if column not in used)
     return Recognised(found.name if found else "as told", mapped, unused=unused, first=len(rows))
@@ -246,7 +263,7 @@ def _choose(
             raise UserError(f"columns.preset: {name!r}: no such preset; there are {', '.join(known)}, general")
         fitting = [preset for preset in named if _fits(preset, rows)]
         if not fitting:
-            missing = [path for path in named[0].needs if not _there(rows, path)] or list(named[0].marks.values())
+            missing = [path for path in named[0].needs if not present(rows, path)] or list(named[0].marks.values())
             raise UserError(f"columns.preset: {name} does not fit: missing {', '.join(missing)}; {_listed(there)}")
         return fitting[0]
     fitting = [preset for preset in presets if _fits(preset, rows)]
@@ -260,64 +277,37 @@ def _choose(
     ]
     most = max((len(preset.needs) + len(preset.marks) for preset in best), default=0)
     best = [preset for preset in best if len(preset.needs) + len(preset.marks) == most]
-    if len({(*sorted(preset.map.items()), preset.gold) for preset in best}) > 1:
+    if len({(*sorted(preset.map.items()), preset.gold) for preset in best}) > 1 and not _read_alike(rows, best):
         names = " and ".join(sorted({preset.name for preset in best}))
         raise UserError(f"columns.preset: {names} fit equally well; give one of them; {_listed(there)}")
     return best[0] if best else None
 
 
+def _read_alike(rows: list[dict[str, Any]], presets: list[Preset]) -> bool:
+    """Whether the presets read the same texts, from columns that repeat each other."""
+
+    def texts(preset: Preset, row: dict[str, Any]) -> list[str]:
+        roles = (("problem", "user"), ("cot", "assistant"), ("prompt", "user"))
+        return [_read(row, preset.map[role], who).strip() for role, who in roles if role in preset.map]
+
+    try:
+        return all(texts(preset, row) == texts(presets[0], row) for preset in presets[1:] for row in rows)
+    except ValueError:
+        return False
+
+
+def _actual(path: str, alias: Mapping[str, str]) -> str:
+    """A path or gold rule with the columns' own names in place of their plain ones."""
+    return re.sub(r"(?<![^+|(])([^.\[\]+|()]+)", lambda m: alias.get(m[1], m[1]), path) if alias else path
+
+
 def _fits(preset: Preset, rows: list[dict[str, Any]]) -> bool:
-    if not all(_there(rows, path) for path in preset.needs) or any(_there(rows, path) for path in preset.absent):
+    if not all(present(rows, path) for path in preset.needs) or any(present(rows, path) for path in preset.absent):
         return False
     for path, mark in preset.marks.items():
         if sum(mark in str(find_path(row, path)) for row in rows) * 2 <= len(rows):
             return False
     return True
-
-
-def _general(rows: list[dict[str, Any]], there: list[str]) -> Preset:
-    """The rule for plain names, known or not: a problem, a gold, a chain of one or two columns."""
-    mapped: dict[str, str] = {}
-    problem = next((name for name in PROBLEM_NAMES if _there(rows, name)), "")
-    for name in ("messages", "conversations", "conversation"):
-        if not problem and _there(rows, f"{name}[user]"):
-            problem = f"{name}[user]"
-    golds = [name for name in GOLD_NAMES if _there(rows, name) and _length(rows, name) <= 400]
-    gold = next((n for n in golds if not all(isinstance(find_path(row, n), bool | None) for row in rows)), "")
-    rest = [name for name in there if name not in (problem, gold) and _is_text(rows, name) and _CHAIN.search(name)]
-    thought = next((name for name in rest if _THOUGHT.search(name) and not _NO_CHAIN.search(name)), "")
-    solutions = [name for name in rest if _SOLUTION.search(name) and name != thought and not _NO_CHAIN.search(name)]
-    if not gold and thought and "solution" in solutions and _length(rows, "solution") <= 60:
-        gold = "solution"  # as in s1K
-        solutions.remove("solution")
-    solution = next((name for name in solutions if _length(rows, name) > 20), "")
-    if not thought and not solution:
-        lists = [name for name in there if _SOLUTION.search(name) or _THOUGHT.search(name)]
-        solution = next((f"{name}[verified]" for name in lists if _is_text(rows, f"{name}[verified]")), "")
-    if not thought and not solution and problem:
-        for name in ("messages", "conversations"):
-            solution = f"{name}[assistant]" if not solution and _there(rows, f"{name}[assistant]") else solution
-        others = [name for name in ("cot", "answer") if name not in (gold, problem)]
-        solution = solution or next((n for n in others if _is_text(rows, n) and _length(rows, n) > 60), "")
-    if thought and any(has_tags(str(row.get(solution))) for row in rows if solution):
-        thought = ""
-    if problem:
-        mapped["problem"] = problem
-    if thought or solution:
-        mapped["cot"] = f"{thought}+{solution}" if thought and solution else thought or solution
-    return Preset("general", (), mapped, gold)
-
-
-def _plain(rows: list[dict[str, Any]], there: list[str]) -> dict[str, str]:
-    found = {role: next((n for n in names if n in there), "") for role, names in PLAIN_NAMES.items()}
-    return {role: name for role, name in found.items() if name and _there(rows, name)}
-
-
-def _there(rows: list[dict[str, Any]], path: str) -> str:
-    """The path, of a `+` those parts that are there; "" where no row has it."""
-    if "+" in path:
-        return "+".join(part for part in path.split("+") if _there(rows, part))
-    return path if path and any(find_path(row, path) is not None for row in rows) else ""
 
 
 def _read(row: dict[str, Any], path: str, role: str) -> str:
@@ -332,30 +322,9 @@ def _read(row: dict[str, Any], path: str, role: str) -> str:
     return "\n\n".join(text for text in texts if text.strip())
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = dict.fromkeys(str(name) for row in rows for name, value in row.items() if value is not None)
     return [name.encode("utf-8", "replace").decode() for name in found]
-
-
-def _is_text(rows: list[dict[str, Any]], path: str) -> bool:
-    return any(isinstance(find_path(row, path), str) for row in rows)
-
-
-def _length(rows: list[dict[str, Any]], name: str) -> float:
-    """The median length of a column's texts."""
-    lengths = sorted(len(str(value)) for row in rows if (value := find_path(row, name)) is not None)
-    return lengths[len(lengths) // 2] if lengths else 0
-
-
-def _looks_like_chain(name: str, values: Sequence[Any]) -> bool:
-    values = [value[0] if isinstance(value, list) and value else value for value in values]
-    texts = [str(value) for value in values if isinstance(value, str | dict) and value]
-    if any(has_tags(text) for text in texts):
-        return True
-    typical = sorted(map(len, texts))[len(texts) // 2] if texts else 0
-    if _NO_CHAIN.search(name):
-        return False
-    return typical > 600 or (bool(_CHAIN.search(name)) and typical > 20)
 
 
 def _parse_map(text: str, roles: tuple[str, ...]) -> dict[str, str]:
@@ -372,27 +341,28 @@ def _parse_map(text: str, roles: tuple[str, ...]) -> dict[str, str]:
 def _refuse_pairs(rows: list[dict[str, Any]], there: list[str]) -> None:
     """Refuses preference data, of which no problem should be made by mistake."""
     for chosen, rejected in (("chosen", "rejected"), ("chosen_response", "rejected_response")):
-        if _there(rows, chosen) and _there(rows, rejected):
+        if present(rows, chosen) and present(rows, rejected):
             raise UserError(f"columns: these are preference pairs; `cogpo convert` reads them; {_listed(there)}")
     _refuse_rated(rows, there, "not problems with golds")
 
 
 def _refuse_rated(rows: list[dict[str, Any]], there: list[str], what: str) -> None:
-    for needs, kind, why in NOT_PAIRS:
-        paths = needs.split()
-        if not all(_there(rows, path) for path in paths):
+    for other in OTHERS:
+        paths, mark = other["needs"].split(), other.get("mark")
+        if not all(present(rows, path) for path in paths) or (other.get("of") and "pairs" not in what):
             continue
-        if any(isinstance(find_path(row, paths[-1]), bool | list | int) for row in rows):
-            raise UserError(f"columns: these are {kind}, {what}: {why}; {_listed(there)}")
+        last = [find_path(row, paths[-1]) for row in rows]
+        if any(mark in str(value) if mark else isinstance(value, bool | list | int | float) for value in last):
+            raise UserError(f"columns: these are {other['kind']}, {what}: {other['why']}; {_listed(there)}")
 
 
 def _nearest(rows: list[dict[str, Any]], presets: tuple[Preset, ...]) -> str:
     def near(preset: Preset) -> tuple[int, int]:
-        found = sum(bool(_there(rows, path)) for path in preset.needs)
+        found = sum(bool(present(rows, path)) for path in preset.needs)
         return found, -len(preset.needs)
 
     best = max(presets, key=near)
-    missing = [path for path in best.needs if not _there(rows, path)]
+    missing = [path for path in best.needs if not present(rows, path)]
     return f"{best.name} (missing {', '.join(missing)})" if missing else best.name
 
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.records.general import named_one, text_and_score
 from cogpo_jax.records.recognise import Recognised
 from cogpo_jax.records.schema import GAPS
 from cogpo_jax.records.texts import TURN_KEYS, Turn, find_path, repair_text, split_thought, turns_of
@@ -146,27 +147,52 @@ def _pair(row: SourceRow, meaning: Recognised, chosen: list[Turn], rejected: lis
 def _responses(row: SourceRow, meaning: Recognised) -> list[tuple[list[Turn], list[Turn]]] | DropReason:
     """(chosen, rejected) conversations of a row: its two columns, or the best of several against each other one."""
     named = {role: find_path(row.columns, path) for role, path in meaning.columns.items()}
-    if "preference" in named:
-        sign = named["preference"]
-        if isinstance(sign, bool) or not isinstance(sign, int | float | Decimal) or not sign:
+    if "first" in named:
+        if (best := _better(named, meaning)) is None:
             return DropReason.NO_PREFERENCE
-        order = ("first", "second") if sign < 0 else ("second", "first")
+        order = ("second", "first") if best else ("first", "second")
         return [(_turns(row, meaning, order[0]), _turns(row, meaning, order[1]))]
     if "ranked" in named or "ratings" in named:
         try:
             if "ranked" in named:
-                scored = [(-float(one["rank"]), str(one["answer"])) for one in named["ranked"]]
+                scored = [text_and_score(one) or (str(one), math.nan) for one in named["ranked"]]
             else:
-                scored = list(zip(map(float, named["ratings"]), map(str, named["responses"]), strict=True))
-        except (TypeError, KeyError, ValueError) as error:
+                scored = list(zip(map(str, named["responses"]), map(float, named["ratings"]), strict=True))
+            if any(math.isnan(score) for _, score in scored):
+                raise ValueError("a score is missing")
+        except (TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{row.where}: responses: {error}: each needs a text and a number") from error
-        scored.sort(key=lambda one: -one[0])
-        best = scored[0] if scored else (0.0, "")
-        return [([("assistant", best[1])], [("assistant", text)]) for score, text in scored if score < best[0]]
+        scored.sort(key=lambda one: -one[1])
+        best_text, most = scored[0] if scored else ("", 0.0)
+        return [([("assistant", best_text)], [("assistant", text)]) for text, score in scored if score < most]
     if "chosen" not in named:  # ms-swift: the last turn of the conversation is the chosen one
         prompt = _turns(row, meaning, "prompt")
         return [(prompt, _turns(row, meaning, "rejected"))]
+    several = {name: _alternatives(named[name]) for name in ("chosen", "rejected")}
+    if several["chosen"] or several["rejected"]:
+        chosen = several["chosen"][:1] or [_turns(row, meaning, "chosen")]
+        return [(chosen[0], rejected) for rejected in several["rejected"] or [_turns(row, meaning, "rejected")]]
     return [(_turns(row, meaning, "chosen"), _turns(row, meaning, "rejected"))]
+
+
+def _better(named: dict[str, Any], meaning: Recognised) -> int | None:
+    """Which of two responses is preferred: 0, 1, or None where the row does not say."""
+    if "winner" in named:
+        return named_one(named["winner"], meaning.columns["first"], meaning.columns["second"])
+    if "preference" in named:
+        first, second = 0, named["preference"]
+    else:
+        first, second = named["first_score"], named["second_score"]
+    for value in (first, second):
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+            return None
+    return None if first == second else int(second > first)
+
+
+def _alternatives(value: Any) -> list[list[Turn]]:
+    """Several responses given as a list of plain texts; none for any other value."""
+    texts = value if isinstance(value, list) and value and all(isinstance(one, str) for one in value) else []
+    return [[("assistant", text)] for text in texts]
 
 
 def _without_reply(prompt: list[Turn], chosen: list[Turn], rejected: list[Turn]) -> list[Turn]:

@@ -5,6 +5,27 @@ _READ = "tests/records/test_reader.py"
 
 MUTANTS = [
     (
+        "a tie has a winner",
+        "cogpo_jax/records/general.py",
+        "return marks.index(said) if said in marks else None",
+        "return marks.index(said) if said in marks else 0",
+        f"{_TABLE}::test_a_tie_is_no_pair",
+    ),
+    (
+        "a question loses what stands before it",
+        "cogpo_jax/records/general.py",
+        'problem = f"{before}+{problem}"',
+        "pass",
+        f"{_TABLE}::test_a_question_is_read_whole_and_a_key_is_a_letter",
+    ),
+    (
+        "a long solution is taken for a gold answer",
+        "cogpo_jax/records/general.py",
+        "_PROSE = 20",
+        "_PROSE = 20_000",
+        f"{_TABLE}::test_a_set_of_problems_keeps_its_problem_gold_and_chain",
+    ),
+    (
         "the first generation is taken, right or wrong",
         "cogpo_jax/records/texts.py",
         "return value[flags.index(True)] if True in flags else value[0]",
@@ -20,7 +41,7 @@ MUTANTS = [
     ),
     (
         "a chain of another name is lost",
-        "cogpo_jax/records/recognise.py",
+        "cogpo_jax/records/general.py",
         "return typical > 600 or",
         "return typical > 60000 or",
         f"{_TABLE}::test_what_would_be_lost_or_is_unclear_is_refused",
@@ -28,8 +49,8 @@ MUTANTS = [
     (
         "the better of two is the worse",
         "cogpo_jax/records/rows.py",
-        '("first", "second") if sign < 0',
-        '("first", "second") if sign > 0',
+        "int(second > first)",
+        "int(second < first)",
         f"{_TABLE}::test_a_set_of_pairs_keeps_its_prompt_and_which_is_better",
     ),
     (

@@ -12,7 +12,7 @@ import pytest
 from cogpo_jax.errors import UserError
 from cogpo_jax.records.reader import read_rows
 from cogpo_jax.records.recognise import recognise, recognise_pairs
-from cogpo_jax.records.rows import FlatRow, SourceRow, parse_row
+from cogpo_jax.records.rows import DropReason, FlatRow, SourceRow, parse_row
 from crv.verify.grade import readable
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_a_set_of_problems_keeps_its_problem_gold_and_chain(name):
     assert (example.problem, example.answer, example.dropped) == (made.ASK, "42", "")
     carries = "Six sevens" in json.dumps(ALL[name])
     assert ("Six sevens are forty-two." in example.cot) == carries
-    assert meaning.gold_from_chain == ("box(cot)" in command)
+    assert meaning.gold_from_chain == ("box(cot)" in command or meaning.gold == "hash(answer)")
 
 
 @pytest.mark.parametrize("name", made.PAIRS)
@@ -137,6 +137,39 @@ def test_an_index_is_a_letter_only_where_there_are_choices():
     row = {"question": "q", "choices": ["x", "y"], "answer": 1}
     example = recognise([row]).example(row)
     assert (example.answer, example.choices) == ("B", ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem", "gold"),
+    [
+        ({"body": "Tom has 3.", "question": "How many?", "answer": "3"}, "Tom has 3.\n\nHow many?", "3"),
+        ({"Body": "Tom has 3.", "Question": "How many?", "question_concat": "Tom has 3. How many?", "Answer": 3.0},
+         "Tom has 3. How many?", "3.0"),
+        ({"context": "Tom has 3.", "question": "Tom has 3. How many?", "answer": "3"}, "Tom has 3. How many?", "3"),
+        ({"question": "q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"}, "q", "B"),
+        ({"question_stem": "q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"}, "q", "B"),
+        ({"question": "q", "options": ["A)x", "B)y"], "correct": "B"}, "q", "B"),
+        ({"question": "q", "options": {"A": "x", "B": "y"}, "answer_idx": "B"}, "q", "B"),
+        ({"problem": "q", "answer": ["1", "2"]}, "q", "1, 2"),
+        ({"Open-ended Verifiable Question": "q", "Ground-True Answer": "x"}, "q", "x"),
+    ],
+)  # fmt: skip
+def test_a_question_is_read_whole_and_a_key_is_a_letter(columns, problem, gold):
+    example = recognise([columns]).example(columns)
+    assert (example.problem, example.answer) == (problem, gold)
+
+
+@pytest.mark.parametrize("winner", ["tie", "tie (bothbad)", "", None])
+def test_a_tie_is_no_pair(winner):
+    rows = [{"prompt": "p", "response_a": "x", "response_b": "y", "winner": who} for who in ("model_a", winner)]
+    meaning = recognise_pairs(rows)
+    assert isinstance(parse_row(SourceRow("x", rows[0]), meaning), list)
+    assert parse_row(SourceRow("x", rows[1]), meaning) == DropReason.NO_PREFERENCE
+
+
+def test_numbered_responses_without_a_decision_are_no_pairs():
+    with pytest.raises(UserError, match="chosen: missing"):
+        recognise_pairs([{"prompt": "p", "response_a": "x", "response_b": "y"}])
 
 
 def test_a_chain_may_be_left_out_on_purpose():

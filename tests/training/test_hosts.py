@@ -30,7 +30,8 @@ def start_hosts(records, tokenizer_folder, models, workdirs, *extra):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     fields = FIELDS | {
         "data": records,
         "tokenizer": tokenizer_folder,

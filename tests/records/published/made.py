@@ -51,6 +51,29 @@ PROBLEMS = {
         "input": [say("user", ASK)], "output": TAGGED, "category": "math", "license": "cc-by-4.0", "reasoning": "on",
         "generator": "R1", "used_in_training": "yes", "version": "v1", "system_prompt": "x",
     },
+    "aime_2024_upper": {"ID": "2024-I-1", "Problem": ASK, "Solution": CHAIN, "Answer": 42},
+    "natural_reasoning": {"question": ASK, "reference_answer": "42", "responses": [{"response_model": "m", "response": CHAIN}]},
+    "general_thought": {
+        "question_id": 1, "question": ASK, "reference_answer": "42", "model_name": "m", "model_answer": SOLUTION,
+        "model_reasoning": THOUGHT, "task": "math", "verifier_score": 1.0,
+    },
+    "olympiadbench": {
+        "id": 1, "question": ASK, "solution": [CHAIN], "final_answer": ["42"], "context": None, "modality": "Text-only",
+        "answer_type": "Numerical", "question_type": "Open-ended", "subject": "Math", "language": "English",
+    },
+    "gsm_symbolic": {
+        "id": 0, "instance": 1, "question": ASK, "answer": "Six sevens are forty-two.\n#### 42", "original_id": 7,
+        "original_question": "x", "original_answer": "y\n#### 1", "canary": "c",
+    },
+    "multiarith": {"question": ASK, "final_ans": "42"},
+    "cmath": {"golden": "42", "grade": 3, "question": ASK, "reasoning_step": 1, "num_digits": 2},
+    "orca_math": {"question": ASK, "answer": f"{CHAIN} " + "This is so because seven times six is the same as six times seven. " * 2},
+    "magpie_reasoning": {
+        "instruction": ASK, "response": TAGGED, "difficulty": "easy",
+        "conversations": [{"from": "human", "value": ASK}, {"from": "gpt", "value": TAGGED}],
+    },
+    "chinese_r1_distill": {"input": ASK, "reasoning_content": THOUGHT, "content": SOLUTION, "repo_name": "r", "prompt": "", "score": 10},
+    "medical_o1_columns": {"Question": ASK, "Complex_CoT": THOUGHT, "Response": SOLUTION},
     "unseen_names": {"problem_statement": ASK, "reasoning_trace": THOUGHT, "final_response": SOLUTION, "gold_answer": "42"},
 }  # fmt: skip
 
@@ -78,5 +101,34 @@ PAIRS = {
         "chosen": [say("user", ASK), say("assistant", "42")], "rejected": [say("user", ASK), say("assistant", "43")],
     },
     "distilabel_math": {"metadata": "m", "instruction": ASK, "chosen_response": "42", "chosen_rating": 9.0, "rejected_response": "43"},
+    "pku_saferlhf": {
+        "prompt": ASK, "response_0": "43", "response_1": "42", "is_response_0_safe": True, "is_response_1_safe": True,
+        "better_response_id": 1, "safer_response_id": 0,
+    },
+    "shp": {"history": ASK, "human_ref_A": "42", "human_ref_B": "43", "labels": 1, "score_A": 9, "score_B": 2, "domain": "d"},
+    "webgpt_comparisons": {
+        "question": {"full_text": ASK, "id": "1"}, "answer_0": "43", "answer_1": "42", "score_0": -1.0, "score_1": 1.0,
+    },
+    "summarize_from_feedback": {"info": {"post": ASK}, "summaries": [{"text": "43"}, {"text": "42"}], "choice": 1},
+    "chatbot_arena": {
+        "model_a": "x", "model_b": "y", "winner": "model_b", "conversation_a": [say("user", ASK), say("assistant", "43")],
+        "conversation_b": [say("user", ASK), say("assistant", "42")],
+    },
+    "arena_100k": {
+        "prompt": ASK, "response_a": "42", "response_b": "43", "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0,
+    },
+    "ultrafeedback_raw": {
+        "instruction": ASK, "models": ["x", "y"],
+        "completions": [{"response": "43", "overall_score": 3.0}, {"response": "42", "overall_score": 8.0}],
+    },
+    "preference_collection": {"orig_instruction": ASK, "orig_response_A": "43", "orig_response_B": "42", "orig_preference": "B"},
+    "offsetbias": {"instruction": ASK, "output_1": "42", "output_2": "43", "label": 1},
+    "reward_bench_2": {"prompt": ASK, "chosen": ["42"], "rejected": ["43"], "num_correct": 1},
+    "orpo_mix": {
+        "source": "s", "prompt": ASK, "question": ASK, "chosen": [say("user", ASK), say("assistant", "42")],
+        "rejected": [say("user", ASK), say("assistant", "43")],
+    },
+    "scored_completions": {"prompt": ASK, "completions": ["43", "42"], "scores": [0.1, 0.9]},
+    "better_worse": {"Prompt": ASK, "Better Response": "42", "Worse Response": "43"},
     "unseen_alias": {"query": ASK, "chosen": "42", "rejected": "43"},
 }  # fmt: skip
