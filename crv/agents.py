@@ -7,7 +7,7 @@ is a form feed and `rac`, which is how published data sets lost their formulas.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -144,7 +144,8 @@ def _schema(**properties: Any) -> str:
 
 _STATEMENT = r"The answer is \\boxed\{[^\n]{1,200}\}"
 _CRITIC_SCHEMA = _schema(reason={"type": "string", "maxLength": 400}, label={"enum": list(LABELS)})
-_JUDGE_SCHEMA = _schema(verdict={"enum": ["same", "different", "unsure"]})
+_VERDICTS = ("same", "different", "unsure")
+_JUDGE_SCHEMA = _schema(verdict={"enum": list(_VERDICTS)})
 
 
 def _spoken(text: str) -> str:
@@ -171,48 +172,45 @@ def _long_enough(text: str) -> str:
 
 
 def _read_critique(text: str) -> Critique:
-    row = _object(text, "label")
-    label = _word(row["label"])
-    if label not in LABELS:
-        raise UnusableError("no label")
-    return Critique(label, str(row.get("reason") or ""))
+    return Critique(*_said(text, "label", LABELS))
 
 
 def _read_verdict(text: str) -> str:
-    verdict = _word(_object(text, "verdict")["verdict"])
-    if verdict not in ("same", "different", "unsure"):
-        raise UnusableError("no verdict")
-    return verdict
-
-
-def _word(value: Any) -> str:
-    return value.strip(" .!*`'\"\n").casefold() if isinstance(value, str) else ""
+    return _said(text, "verdict", _VERDICTS)[0]
 
 
 _DECODER = json.JSONDecoder(strict=False)  # constrained decoding lets raw control characters into strings
 _LONE_BACKSLASH = re.compile(r'\\(?!["\\/bfnrt]|u[0-9a-fA-F]{4})')
 
 
-def _object(text: str, wanted: str) -> dict[str, Any]:
-    """The one JSON object with the field `wanted` (in any case) in an answer, whatever stands around it.
+def _said(text: str, name: str, words: Sequence[str]) -> tuple[str, str]:
+    """(the one of `words` that an answer gives as `name`, the `reason` beside it), whatever stands around them.
 
-    Two objects that say different things are none.
+    Looked for are JSON objects with that field (in any case, however deep), then `name: word`, then the bare word. Two
+    that say different things are none.
     """
-    body = _spoken(text)
-    found: list[dict[str, Any]] = []
+    body, rows = _spoken(text), list[dict[str, Any]]()
     for source in (body, _LONE_BACKSLASH.sub(r"\\\\", body)):  # a model's `\\(x\\)` in a string is no JSON escape
-        found = [row for row in _objects(source) if wanted in row]
-        if found:
-            break
-    if not found:
-        raise UnusableError("not JSON" if not any(True for _ in _objects(body)) else f"no {wanted}")
-    if len({_word(row[wanted]) for row in found}) > 1:
-        raise UnusableError(f"more than one {wanted}")
-    return found[-1]
+        rows = rows or [row for row in _objects(source) if name in row]
+    said = [_word(row[name]) for row in rows]
+    if not rows and body.count("{") <= body.count("}"):  # else it was cut off
+        choice = "|".join(words)
+        pattern = rf"\b{name}[^\w\n]{{0,5}}([:=>]|\bis\b)\W{{0,9}}(?P<word>{choice})\b(?!\W+(or\W+)?({choice})\b)"
+        said = [found["word"].casefold() for found in re.finditer(pattern, body, re.IGNORECASE)] or [_word(body)]
+    if len(set(said)) > 1:
+        raise UnusableError(f"more than one {name}")
+    if not said or said[0] not in words:
+        raise UnusableError(f"no {name}" if any(True for _ in _objects(body)) else "not JSON")
+    return said[0], str(rows[-1].get("reason") or "") if rows else body
+
+
+def _word(value: Any) -> str:
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return re.sub(r"^[\W_]+|[\W_]+$", "", value).casefold() if isinstance(value, str) else ""
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost JSON objects in a text, their names case-folded."""
+    """The JSON objects in a text, and those within them, their names case-folded."""
     place = text.find("{")
     while place >= 0:
         try:
@@ -220,5 +218,12 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError):
             place = text.find("{", place + 1)
             continue
-        yield {name.strip().casefold(): item for name, item in value.items()}
+        yield from _within(value)
         place = text.find("{", end)
+
+
+def _within(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield {name.strip().casefold(): item for name, item in value.items()}
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _within(item)

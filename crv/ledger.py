@@ -12,7 +12,6 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -38,6 +37,7 @@ CREATE INDEX IF NOT EXISTS outcomes_by_place ON outcomes (place);
 _INSERT_CALL = "INSERT OR IGNORE INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_VERDICT = "INSERT OR IGNORE INTO verdicts VALUES (?,?,?)"
 _INSERT_OUTCOME = "INSERT OR REPLACE INTO outcomes VALUES (?,?,?,?,?,?,?,?)"
+_ANSWER = Answer.__slots__  # its fields, as in `calls`
 _COMMIT_SECONDS = 0.02  # how long finished work waits for company before it is committed
 
 
@@ -115,16 +115,12 @@ class Ledger:
 
     def call(self, key: bytes) -> Answer | None:
         """The recorded answer to a request's key, or None where it was never finished."""
-        row = self._reader.execute(
-            "SELECT text, finish_reason, prompt_tokens, output_tokens, cached_tokens, model, origin, seconds"
-            " FROM calls WHERE key=?",
-            (key,),
-        ).fetchone()
+        row = self._reader.execute(f"SELECT {', '.join(_ANSWER)} FROM calls WHERE key=?", (key,)).fetchone()
         return None if row is None else Answer(*row)
 
     async def put_call(self, key: bytes, agent: str, problem_id: str, attempt: int, answer: Answer) -> None:
         """Records a finished call; returns once it is on disk."""
-        await self._put(_INSERT_CALL, (key, agent, problem_id, attempt, *astuple(answer)))
+        await self._put(_INSERT_CALL, (key, agent, problem_id, attempt, *(getattr(answer, name) for name in _ANSWER)))
 
     def verdict(self, key: bytes) -> tuple[str, str] | None:
         """The recorded verdict and rule of a comparison, or None."""

@@ -154,8 +154,13 @@ def _part(part: Any) -> str:
 
 
 _THINK = r"(think(?:ing)?|thoughts?|reasoning)"
-_OPEN = re.compile(rf"<{_THINK}>|<\|begin_of_thought\|>|\[THINK\]|◁think▷", re.I)
-_CLOSE = re.compile(rf"</{_THINK}>|<\|end_of_thought\|>|\[/THINK\]|◁/think▷", re.I)
+THOUGHT_OPENS = re.compile(  # how models mark a thought, in the text itself
+    rf"<(?:seed:)?{_THINK}>|<\|(?:begin_of_thought|start_thinking|channel\|>analysis<\|message)\|>|\[THINK\]|◁think▷",
+    re.I,
+)
+THOUGHT_CLOSES = re.compile(
+    rf"</(?:seed:)?{_THINK}>|<\|(?:end_of_thought|end_thinking|channel\|>final<\|message)\|>|\[/THINK\]|◁/think▷", re.I
+)
 _SOLUTION = re.compile(
     r"\s*(?:<(answer|solution|response|output)>(?P<tagged>.*)</\1>|"
     r"<\|begin_of_solution\|>(?P<r1>.*?)(?:<\|end_of_solution\|>|$))\s*",
@@ -167,11 +172,11 @@ _ANSWER_LAST = re.compile(r"(?P<thought>.*?)<(answer|solution)>(?P<solution>.*?)
 def split_thought(text: str) -> tuple[str, str]:
     """(thought, solution) along the tags of any family, stripped of them; ("", text) where no tags part the two."""
     text = text.strip()
-    if close := _CLOSE.search(text):
-        thought, solution = _OPEN.sub("", text[: close.start()], count=1), text[close.end() :]
+    if close := THOUGHT_CLOSES.search(text):
+        thought, solution = THOUGHT_OPENS.sub("", text[: close.start()], count=1), text[close.end() :]
         if whole := _SOLUTION.fullmatch(solution):
             solution = whole["tagged"] if whole["r1"] is None else whole["r1"]
-    elif not _OPEN.search(text) and (last := _ANSWER_LAST.fullmatch(text)):
+    elif not THOUGHT_OPENS.search(text) and (last := _ANSWER_LAST.fullmatch(text)):
         thought, solution = last["thought"], last["solution"]
     else:
         return "", text
@@ -181,7 +186,7 @@ def split_thought(text: str) -> tuple[str, str]:
 
 def has_tags(text: str) -> bool:
     """Whether the text has tags of a thought."""
-    return bool(_CLOSE.search(text))
+    return bool(THOUGHT_CLOSES.search(text))
 
 
 def join_thought(thought: str, solution: str) -> str:

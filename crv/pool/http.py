@@ -204,27 +204,36 @@ class HttpCaller:
     ) -> Any:
         """GET of a JSON document below a URL; None where there is no such page (a status in `absent`).
 
-        Raises SetupError where the server refuses, PoolError where no document comes in a few tries.
+        A server that says "later" is waited for, as for a call. Raises SetupError where the server refuses, PoolError
+        where no document comes in a few tries.
         """
-        address = self.address(url, path, prefix)
-        for attempt in range(tries):
+        address, started, attempt = self.address(url, path, prefix), _now(), 0
+        while True:
+            attempt += 1
+            reply: Any = Later("")
             try:
                 response = await self._client.get(address, timeout=min(self.timeout, 30.0))
                 if response.status_code in absent:
                     return None
-                if response.status_code < 300:
-                    return response.json()
-                reply = sort_reply(response.status_code, response.headers, response.content, dict)
+                reply = sort_reply(response.status_code, response.headers, response.content, lambda document: document)
                 if isinstance(reply, Refusal):
                     raise SetupError(reply.words)
+                if not isinstance(reply, Later):
+                    return reply
                 words = f"{response.status_code}: {reply.words}"
             except SetupError as error:
                 raise SetupError(self.clean(f"{address}: {error}")) from None
-            except (httpx.HTTPError, ValueError) as error:
+            except httpx.HTTPError as error:
                 words = " ".join(str(error).split())[:200] or type(error).__name__
-            if attempt == tries - 1:
+            waits = reply.reason.isdigit() and tries > 1 and _now() - started < self.timeout
+            if attempt >= tries and not waits:
                 raise PoolError(self.clean(f"{address}: {words}"))
-            await asyncio.sleep(_BACKOFF_SECONDS * 2**attempt)
+            for server in self.servers:
+                if server.url == url and reply.reason:
+                    server.sent += 1
+                    server.resent[reply.reason] += 1
+                    server.words = self.clean(words)
+            await self._wait(max(reply.seconds, min(_LONGEST_BACKOFF, _BACKOFF_SECONDS * 2 ** min(attempt, 16))))
 
     async def post(
         self,

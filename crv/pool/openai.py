@@ -171,11 +171,11 @@ async def _find_api(caller: HttpCaller, url: str) -> list[dict[str, Any]]:
         page = await caller.get(url, "/models", absent=(403, 404, 405, 410, 501))
         if page is None:
             continue
-        rows = page if isinstance(page, list) else page.get("data", page.get("models"))
+        rows = page.get("data", page.get("models")) if isinstance(page, dict) else page
         if not isinstance(rows, list):
             place = caller.clean(caller.address(url, "/models"))
             raise PoolError(f"{place}: no list of models; is that an OpenAI-compatible server?")
-        return [row for row in rows if isinstance(row, dict)]
+        return [row if isinstance(row, dict) else {"id": row} for row in rows]
     for prefix in prefixes:  # some hosted APIs list no models, or not to every key
         caller.prefixes[url] = prefix
         if await caller.exists(url, "/chat/completions"):

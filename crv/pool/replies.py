@@ -18,38 +18,52 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cogpo_jax.records.texts import THOUGHT_CLOSES, THOUGHT_OPENS
 from crv.pool.base import CONTENT_FILTER, PROMPT_TOO_LONG, REFUSED, Answer, PoolError
 
-_LATER_STATUS = {408, 409, 421, 423, 424, 425, 429, 499}
+_LATER_STATUS = {408, 409, 420, 421, 423, 424, 425, 429, 440, 444, 449, 460, 499}
+_RATE = re.compile(r"rate.?limit|too many requests|overloaded|throttl")
 _TOO_LONG = re.compile(
-    r"context[ _-]?(length|size|window|limit)|maximum context|max_model_len|maximum (input|prompt|sequence) length"
-    r"|too long|too many (input )?tokens|longer than|request too large|token limit|context shift|input length"
-    r"|input token count|(number of|maximum) tokens (allowed )?\(?\d+|must have less than \d+ tokens"
-    r"|`max_new_tokens` must be|reduce the length|input is too large|exceeds? the (available )?context"
+    r"context[ _-]?(length|size|window|limit|shift)|maximum context|max_model_len|n_ctx|model length|token limit"
+    r"|max\w* seq\w*[ _]len|maximum (input|prompt) length|too long|too many (input )?tokens|longer than|input length"
+    r"|request too large|input token count|maximum (number of )?tokens (allowed )?\(?\d+|have less than \d+ tokens"
+    r"|`max_new_tokens` must be|reduce the length|(input|prompt|request|messages?) (is|are) too large"
+    r"|exceeds? the (available )?context|must be at least 1, got -"
 )
 _FILTERED = re.compile(
-    r"content[ _-]?(filter|policy|management|moderation)|responsibleai|flagged|moderation|safety (system|filter|polic)"
-    r"|usage polic|data_inspection|inappropriate content|sensitive|prohibited_content|guardrail|blocklist"
+    r"content[ _-]?(filter|policy|management|moderation|exists risk)|responsibleai|flagged|moderation|unsafe|guardrail"
+    r"|safety[ _](system|filter|polic|check)|usage (polic|guideline)|data_inspection|inappropriate content|blocklist"
+    r"|sensitive (content|data|information|word|topic)|prohibited_content|\u654f\u611f|\u4e0d\u5b89\u5168|\u8fdd\u89c4"
 )
-_NO_QUOTA = re.compile(r"insufficient_quota|insufficient (credits?|balance|funds)|payment required|credit balance")
-_BILLING = re.compile(r"billing|current quota|exceeded your quota|out of credits")
+_NO_QUOTA = re.compile(
+    r"insufficient[ _](quota|credits?|balance|funds)|payment required|credit balance|balance is|out of credits|recharge"
+    r"|arrear|good standing|unpurchased|freetieronly|hard limit"
+)
+_BILLING = re.compile(r"billing|current quota|exceeded your quota")
 _SETUP = re.compile(
-    r"un(known|recogni[sz]ed|supported|expected)|not supported|(does|do)(n't| not) support|not (permitted|allowed)"
-    r"|extra (inputs|fields)|api[ _-]?key|permission|unauthori[sz]ed|forbidden|no such model|invalid model"
-    r"|model\b.{0,80}(not found|not exist|unavailable|not loaded)|invalid (type|schema|parameter|json)|is required"
-    r"|missing (required|field)|is too large|must be (less|greater|at (most|least)|between|one of|a )|not enabled"
+    r"un(known|recogni[sz]ed|supported|expected)|not (yet )?supported|(does|do)(n't| not) support|not enabled|grammar"
+    r"|not (permitted|allowed)|extra (inputs|fields)|api[ _-]?key|permission|unauthori[sz]ed|forbidden|access denied"
+    r"|no (such )?models? |models?\b.{0,80}(not found|not exist|unavailable|not available|loaded|deprecated)|retired"
+    r"|model\b.{0,80}is not an? |a(nother)? model\b|(in)?valid model|invalid (type|schema|parameter|json|value)"
+    r"|(is|field) required|missing (required|field)|is too large|only one of|requires stream|chat[ _]template"
+    r"|(must|should) be (less|greater|at (most|least)|between|one of|set|in|an?) |must alternate"
+    r"|\b(seed|temperature|top_[pk]|max_\w*tokens|response_format|json_schema|reasoning_effort|enable_thinking)\b"
 )
 NO_SYSTEM = re.compile(
     r"system (role|message|instruction|prompt)|developer instruction|roles? .{0,60}supported|alternate"
 )
 
 # Servers' words for how a text ended, in the order in which they are tried; any other is an outcome of that name.
-_AGAIN = re.compile(r"abort|error|cancell?ed|time_?out|fail|overload|unavailable|insufficient_system")
 _FILTERS = re.compile(
-    r"filter|safety|recitation|blocklist|prohibited|spii|guardrail|refus|sensitive|moderat|flagged|policy"
+    r"filter|safety|recitation|block|prohibited|spii|guardrail|refus|sensitive|moderat|flagged|policy"
 )
-_LENGTHS = re.compile(r"length|max_|token_limit|limit|context_window|incomplete|truncat")
-_STOPS = re.compile(r"|null|none|.*stop.*|eo[stdm].*|end.*|complete.*|done|finish.*|.*im_end.*|load")
+_AGAIN = re.compile(
+    r"abort|error|cancell?ed|time_?out|fail|overload|unavailable|insufficient_system|preempt|evict|shut|interrupt"
+)
+_LENGTHS = re.compile(r"length|max_|token_limit|limit|context_window|incomplete|truncat|budget|exhausted")
+_STOPS = re.compile(
+    r"|s|null|none|.*stop.*|eo[stdm].*|end.*|complete.*|done|finish.*|.*im_end|.*load|natural|unspec.*|pause.*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +100,7 @@ def sort_reply(
 
     `read` raises LaterError (a reason to ask again), or ValueError, KeyError, ... for a body that is no answer.
     """
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        document = None
+    document = _document(body)
     found = _error(document)
     if status < 300 and found is None:
         if document is None:
@@ -107,11 +118,13 @@ def sort_reply(
 
 def _sort_error(status: int, wait: float, words: str) -> Later | Refusal:
     said = words.lower()
-    if status == 402 or _NO_QUOTA.search(said) or (status in (403, 429) and not wait and _BILLING.search(said)):
+    limited = bool(_RATE.search(said))
+    billing = status in (403, 429) and not wait and not limited and _BILLING.search(said)
+    if status == 402 or billing or (status < 500 and _NO_QUOTA.search(said)):
         raise SetupError(f"{status or 'error'}: {words}")
-    if status == 413 or (status not in (401, 404, 407) and _too_long(status, said)):
+    if status == 413 or _too_long(status, said):
         return Refusal(PROMPT_TOO_LONG, words)
-    if status == 429 or (not status and re.search(r"rate.?limit|too many requests|overloaded", said)):
+    if status == 429 or (status in (0, 400, 403) and limited):
         return Later("429", wait, overloaded=True, words=words)
     if status >= 500 or status in _LATER_STATUS:
         return Later(str(status), wait, overloaded=status in (503, 529), words=words)
@@ -119,7 +132,7 @@ def _sort_error(status: int, wait: float, words: str) -> Later | Refusal:
         return Refusal(CONTENT_FILTER, words)
     if not status and not _SETUP.search(said):
         return Later("error in the body", wait, words=words)
-    if status not in (400, 422):
+    if status not in (400, 422, 451):
         raise SetupError(f"{status or 'error'}: {words}")
     if _SETUP.search(said):
         raise SetupError(f"{status}: {words} (pool.omit leaves a field out, pool.extra_body adds one)")
@@ -129,7 +142,36 @@ def _sort_error(status: int, wait: float, words: str) -> Later | Refusal:
 def _too_long(status: int, said: str) -> bool:
     if status == 429:  # a limit of tokens a minute that this request alone is above
         return "request too large" in said
-    return bool(_TOO_LONG.search(said))
+    return status in (0, 400, 422, 500) and bool(_TOO_LONG.search(said))
+
+
+def _document(body: bytes) -> Any:
+    """A body's JSON, that of a stream of events put together; None where there is none."""
+    try:
+        text = body.decode(json.detect_encoding(body), "surrogatepass").strip()
+        if text.startswith(("data:", "event:", ": ")):
+            return _of_events([json.loads(line[5:], strict=False) for line in text.split("\n") if _EVENT.match(line)])
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None
+
+
+_EVENT = re.compile(r"data:\s*\{")
+
+
+def _of_events(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The chat completion that a stream's deltas make, or its error; None where it was cut off."""
+    message, document = dict[str, Any](), dict[str, Any]()
+    for event in events:
+        if "error" in event:
+            return event
+        document["usage"] = event.get("usage") or document.get("usage")
+        for choice in event["choices"][:1]:
+            for name, value in (choice.get("delta") or {}).items():
+                message[name] = message.get(name, "") + value if isinstance(value, str) else value or message.get(name)
+            if choice.get("finish_reason"):
+                document["choices"] = [{**choice, "message": message}]
+    return document if "choices" in document else None
 
 
 def _error(document: Any) -> tuple[int, str] | None:
@@ -140,13 +182,15 @@ def _error(document: Any) -> tuple[int, str] | None:
         return None
     error = document.get("error")
     choices = document.get("choices")
+    if isinstance(error, dict) and not any(error.values()):
+        error = None
     if not error and isinstance(choices, list) and choices and isinstance(choices[0], dict):
         error = choices[0].get("error")  # OpenRouter: a provider's error inside a choice
     if not error and not choices and (document.get("object") == "error" or document.get("type") == "error"):
         error = document
     if not error and "choices" not in document and "text" not in document:
         error = {k: document[k] for k in ("detail", "message", "errors", "code", "status") if k in document}
-        error = error if error.keys() & {"detail", "message", "errors"} else None
+        error = error if any(isinstance(error.get(k), str | list) for k in ("detail", "message", "errors")) else None
     if not error:
         return None
     words = " ".join(dict.fromkeys(_words(document if error is not document else error)))
@@ -207,9 +251,11 @@ def _plain(body: bytes) -> str:
 
 
 _TOLD_DELAY = re.compile(
-    r"(?:retry_?delay\W+|(?:try again|retry) (?:in|after) )((?:\d+(?:\.\d+)?\s*[a-z]+ ?)+)", re.IGNORECASE
+    r"(?:retry_?delay\W+|(?:again|retry|available|wait)\s(?:(?:in|after|for|about|at least)\s){0,2})"
+    r"((?:\d+(?:\.\d+)?\s*[a-z]+ ?)+)",
+    re.IGNORECASE,
 )
-_TOLD_NUMBER = re.compile(r"retry_after(_ms)?\W+(\d+(?:\.\d+)?)", re.IGNORECASE)
+_TOLD_NUMBER = re.compile(r"(?:retry[_-]?after|estimated_time)(_ms|_seconds)?\W+(\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
 def seconds_to_wait(headers: Mapping[str, str], words: str = "", refused: bool = False) -> float:
@@ -217,9 +263,9 @@ def seconds_to_wait(headers: Mapping[str, str], words: str = "", refused: bool =
 
     `refused`: the call was, for a limit; then a reset tells when even if nothing says that the limit is spent.
     """
-    h = {name.lower(): value.strip() for name, value in headers.items()}
-    if "retry-after-ms" in h:
-        return _seconds(h["retry-after-ms"]) / 1000
+    h = {name.lower().replace("rate-limit", "ratelimit"): value.strip() for name, value in headers.items()}
+    if milliseconds := h.get("retry-after-ms") or h.get("x-ms-retry-after-ms"):
+        return _seconds(milliseconds) / 1000
     if "retry-after" in h:
         return _seconds(h["retry-after"])
     spent, resets = [0.0], []
@@ -235,7 +281,7 @@ def seconds_to_wait(headers: Mapping[str, str], words: str = "", refused: bool =
     if found := _TOLD_DELAY.search(words):
         spent.append(_seconds(found[1]))
     if found := _TOLD_NUMBER.search(words):
-        spent.append(float(found[2]) / (1000 if found[1] else 1))
+        spent.append(float(found[2]) / (1000 if found[1] == "_ms" else 1))
     return max(spent) or (min(resets, default=0.0) if refused else 0.0)
 
 
@@ -264,7 +310,8 @@ def _seconds(value: str) -> float:
 
 def finish_reason(reason: Any) -> str:
     """`stop`, `length` or the name of an outcome for any server's word; raises LaterError for an aborted call."""
-    word = "" if reason is None else str(reason).strip().lower().replace("-", "_").replace(" ", "_")
+    reason = reason.get("type") if isinstance(reason, dict) else reason
+    word = "" if reason is None else re.sub(r"\W+", "_", str(reason).lower()).strip("_")
     word = word.removeprefix("finish_reason_")
     if _FILTERS.search(word):
         return CONTENT_FILTER
@@ -279,10 +326,14 @@ def chat_answer(document: Any, model: str) -> Answer:
     """The answer in a chat completion's body, with its thought in think tags; raises LaterError and KeyError."""
     choices = document["choices"]
     if not choices:
+        if re.search(r'"filtered": true|block_?reason', json.dumps(document).lower()):
+            return Answer("", CONTENT_FILTER, model=model)  # Azure and Gemini: the prompt was
         raise LaterError("no choices")
-    choice, usage = choices[0], document.get("usage") or {}
-    message = choice.get("message") or {"content": choice.get("text")}
-    reason = choice.get("finish_reason")
+    choice = next((choice for choice in choices if choice.get("index") == 0), choices[0])
+    usage = document.get("usage") or {}
+    message = choice.get("message") or choice.get("delta") or {"content": choice["text"]}
+    reasons = (choice.get(name) for name in ("finish_reason", "finishReason", "stop_reason", "native_finish_reason"))
+    reason = next((reason for reason in reasons if isinstance(reason, str | dict)), None)
     pieces = list(_pieces(message.get("content")))
     thought = _thought(message) or "".join(text for kind, text in pieces if kind == "thought")
     text = "".join(text for kind, text in pieces if kind == "text")
@@ -324,34 +375,22 @@ def _pieces(content: Any) -> Iterator[tuple[str, str]]:
             yield "refusal" if kind == "refusal" else "text", text
 
 
-# How models and servers mark a thought that stands in the text itself.
-_MARKS = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<seed:think>", "</seed:think>"),
-    ("[think]", "[/think]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|start_thinking|>", "<|end_thinking|>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
-)
 _LEFT_OVER = re.compile(
-    r"<\|(end|return|start)\|>(assistant)?|<\|(begin|end)_of_solution\|>|<\|(start|end)_response\|>", re.I
+    r"<\|(end|return|start)\|>(assistant)?|<\|(begin|end)_of_solution\|>|<\|(start|end)_response\|>|</?answer>", re.I
 )
 
 
 def with_thought(text: str, ended: str, thought: str = "") -> tuple[str, str]:
     """(text with its thought between think tags, how it ended). A thought that was cut off makes it `length`."""
-    body, low = text.lstrip(), text.lstrip().lower()
-    for begin, end in _MARKS:
-        at = low.find(end)
-        if low.startswith(begin) and at < 0:
-            return f"<think>\n{body[len(begin) :].strip()}", "length" if ended == "stop" else ended
-        if at >= 0 and (low.startswith(begin) or (begin not in low and not thought)):
-            inner = body[len(begin) if low.startswith(begin) else 0 : at]
-            thought = "\n\n".join(filter(None, (thought, _LEFT_OVER.sub("", inner).strip())))
-            text = _LEFT_OVER.sub("", body[at + len(end) :]).strip()
-            break
-    return (f"<think>\n{thought}\n</think>\n\n{text}" if thought else text), ended
+    body = text.strip() if thought else text.lstrip()
+    opened = THOUGHT_OPENS.match(body)
+    closed = THOUGHT_CLOSES.search(body, begin := opened.end() if opened else 0)
+    if closed and not opened and closed.start() and (thought or THOUGHT_OPENS.search(body, 0, closed.start())):
+        closed = None  # said about tags, not one
+    if not opened and not closed:
+        return (f"<think>\n{thought}\n</think>\n\n{body}" if thought else text), ended
+    inner = _LEFT_OVER.sub("", body[begin : closed.start() if closed else None]).strip()
+    thought = "\n\n".join(dict.fromkeys(filter(None, (thought, inner))))
+    if not closed:
+        return f"<think>\n{thought}", "length" if ended == "stop" else ended
+    return with_thought(_LEFT_OVER.sub("", body[closed.end() :]).strip(), ended, thought)

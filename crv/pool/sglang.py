@@ -149,18 +149,19 @@ class SglangPool:
         return {"input_ids": list(ids), "sampling_params": sampling, **extra}
 
     def _read(self, body: Any) -> Answer:
+        body = body[0] if isinstance(body, list) else body
         meta = body["meta_info"]
-        ended = meta["finish_reason"]
-        kind = ended.get("type") if isinstance(ended, dict) else ended
-        if kind == "abort" and isinstance(ended, dict) and str(ended.get("status_code", "")).isdigit():
+        ended = meta.get("finish_reason")
+        if isinstance(ended, dict) and ended.get("type") == "abort" and str(ended.get("status_code", "")).isdigit():
             error = {"error": {"message": str(ended.get("message")), "code": ended["status_code"]}}
             reply = sort_reply(int(ended["status_code"]), {}, json.dumps(error).encode(), dict)
             if isinstance(reply, Refusal) and reply.sure:
                 return Answer(reply.words, reply.reason, model=self.model)
             raise LaterError("abort")
-        text, reason = with_thought(str(body["text"]), finish_reason(kind))
-        counts = (int(meta["prompt_tokens"]), int(meta["completion_tokens"]), int(meta.get("cached_tokens") or 0))
-        return Answer(text, reason, *counts, model=self.model, seconds=float(meta.get("e2e_latency") or 0.0))
+        text, reason = with_thought(str(body["text"] or ""), finish_reason(ended))
+        prompt, output, cached = (int(meta.get(f"{name}_tokens") or 0) for name in ("prompt", "completion", "cached"))
+        seconds = float(meta.get("e2e_latency") or 0.0)
+        return Answer(text, reason, prompt, output, cached, model=self.model, seconds=seconds)
 
     def stop(self) -> None:
         """Sends no further call."""

@@ -146,6 +146,19 @@ def test_a_server_of_another_model_is_refused():
         asyncio.run(OpenAIPool(caller([ok({"hello": 1})]), PLACE).start())
 
 
+def test_a_server_that_is_still_loading_is_waited_for_and_it_shows():
+    loading = httpx.Response(503, json={"error": {"message": "Loading model"}})
+    pool = OpenAIPool(caller([*[loading] * 20, ok({"data": [{"id": "m"}]})]), PLACE)
+    asyncio.run(pool.start())
+    (numbers,) = pool.statistics().values()
+    assert (numbers["resent"], numbers["last_words"]) == ({"503": 20}, "503: Loading model")
+
+
+@pytest.mark.parametrize("listed", [["m"], {"data": ["m"]}, {"models": [{"name": "m"}]}, {"data": []}])
+def test_a_list_of_models_in_any_form_is_read(listed):
+    asyncio.run(OpenAIPool(caller([ok(listed)]), PLACE).start())
+
+
 def test_concurrency_grows_by_one_a_window_and_shrinks_once_a_congestion():
     async def run():
         limiter = Limiter(most=20, start=4)

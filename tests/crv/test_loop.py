@@ -264,9 +264,21 @@ def test_no_judge_for_an_answer_that_is_taken_back():
         '{"reason": "line\nbreak", "label": "easy"}',
         '{"label": "easy"} and once more {"label": "Easy"}',
         '{"note": 1} {"label": "easy", "reason": null}',
+        '[{"reason": "r", "label": "easy"}]',
+        '{"label": ["easy"]}',
+        '{"result": {"reason": "r", "label": "Easy"}}',
+        "{'reason': 'r', 'label': 'easy'}",
+        '{"reason": "r", "label": "easy",}',
+        '{reason: "he said "so"", label: easy}',
+        "{“label”: “easy”}",
+        '"{\\"label\\": \\"easy\\"}"',
+        "Reason: too short\n**Label:** Easy.",
+        "<label>easy</label>",
+        "The label is easy.",
+        "**Easy**",
     ],
 )
-def test_the_one_object_is_found_whatever_stands_around_it(said):
+def test_the_one_label_is_found_in_whatever_dress(said):
     ask = AGENTS.critique("p", "c", "i")
     assert read_answer(ask, Answer(said)).label == "easy"
 
@@ -274,10 +286,12 @@ def test_the_one_object_is_found_whatever_stands_around_it(said):
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ("easy", "not JSON"),
+        ("It is not easy.", "not JSON"),
+        ("label: easy, medium or hard", "not JSON"),
+        ("Label: easy\nLabel: hard", "more than one label"),
+        ('{"label": "easy/medium"}', "no label"),
         ('{"label": "simple"}', "no label"),
         ('{"reason": "r"}', "no label"),
-        ('{"label": ["easy"]}', "no label"),
         ('{"label": "easy"} {"label": "hard"}', "more than one label"),
         ('{"label": "easy', "not JSON"),
         ("{" * 5000, "not JSON"),

@@ -126,9 +126,10 @@ def test_a_server_that_mixes_everything_ends_well_and_every_outcome_has_its_reas
         return 200, chat(said, reason, **({"reasoning": "so many words"} if trouble == "reasoning" else {}))
 
     with serving(reply) as url:
-        wanted = options(url, 24)
-        summary = run(wanted, tmp_path / "run")
-    assert "went_badly" not in summary
+        words = command(options, url, tmp_path, 24, f"--workdir={tmp_path / 'run'}")
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
     with_reason = {f"p{number}": reason for number, (_, reason) in TROUBLES.items() if reason}
     ledger = Ledger(tmp_path / "run" / "ledger.sqlite", read_only=True)
     ended = dict(ledger.db.execute("SELECT problem_id, reason FROM outcomes").fetchall())

@@ -126,3 +126,20 @@ def test_an_abort_for_what_the_prompt_is_is_its_outcome(small, message, reason):
     ended = {"type": "abort", "message": message, "status_code": 400}
     answer = started(small, meta={"finish_reason": ended})
     assert (answer.finish_reason, answer.text) == (reason, message)
+
+
+USUAL = {"prompt_tokens": 5, "completion_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "ended"),
+    [
+        ([{"text": "hi", "meta_info": {**USUAL, "finish_reason": {"type": "stop", "matched": 7}}}], "hi", "stop"),
+        ({"text": "hi", "meta_info": {**USUAL, "finish_reason": {"type": "length", "length": 2}}}, "hi", "length"),
+        ({"text": "hi", "meta_info": {**USUAL, "finish_reason": "stop"}}, "hi", "stop"),
+        ({"text": None, "meta_info": {"finish_reason": None, "prompt_tokens": None}}, "", "stop"),
+    ],
+)
+def test_every_form_of_a_native_answer_is_read(small, body, text, ended):
+    answer = pool(small)._read(body)
+    assert (answer.text, answer.finish_reason) == (text, ended)
