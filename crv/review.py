@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html
 import json
 import textwrap
 import zlib
@@ -19,6 +18,7 @@ from cogpo_jax.atomic import write_atomic
 from cogpo_jax.errors import UserError
 from cogpo_jax.report.crv_section import REWRITES, AgentCost, CrvRun, FlowPath, ShownProblem
 from cogpo_jax.report.crv_section import Text as ShownText
+from cogpo_jax.report.page import render
 from crv.ledger import Ledger
 
 _PREVIEW_CHARACTERS = 1200  # of a text on the terminal
@@ -156,6 +156,11 @@ def _text(response: Mapping[str, Any]) -> str:
     return str(response["text"] or f"{response['thought']}\n\n{response['solution']}")
 
 
+def _proof(response: Mapping[str, Any]) -> str:
+    said = json.loads(response["certificate"])
+    return json.dumps({name: value for name, value in said.items() if value not in (None, "", [])}, ensure_ascii=False)
+
+
 _WIDTH = 110
 
 
@@ -193,10 +198,8 @@ def _lines(ledger: Ledger, problem_id: str) -> Iterator[str]:
             made = f" from {response['parent']}" if response["parent"] else ""
             model = response["model"] or "unknown model"
             yield f"[{response['kind']}] {response['id']}: {response['origin']}{made}, {model}"
-            yield from _indented(response["text"] or f"{response['thought']}\n{response['solution']}")
-            proof = json.loads(response["certificate"])
-            proof = {name: value for name, value in proof.items() if value not in (None, "", [])}
-            yield f"    certificate: {json.dumps(proof, ensure_ascii=False)}"
+            yield from _indented(_text(response))
+            yield f"    certificate: {_proof(response)}"
         yield ""
         yield "calls:"
     calls = ledger.db.execute(
@@ -270,12 +273,16 @@ def write_audit(workdir: str | Path, count: int) -> Path:
     if not rows:
         raise UserError(f"audit: {workdir}: no finished problem with pairs in it; run CRV first")
     path = Path(workdir) / "audit.html"
+    write_atomic(path, audit_page(rows))
+    return path
+
+
+def audit_page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The page of these outcomes, as the ledger holds them."""
     page = Path(__file__).with_name("audit_page.html").read_text(encoding="utf-8")
     script = page.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = page.replace("DIGEST", digest, 1).replace("<!--PROBLEMS-->", "\n".join(map(_problem, rows)))
-    write_atomic(path, page)
-    return path
+    return render(page, script_digest=digest, rows=rows, kinds=_KINDS, text=_text, proof=_proof)
 
 
 def take_audit(workdir: str | Path, file: str | Path) -> dict[str, Any]:
@@ -318,25 +325,3 @@ def _ledger_path(workdir: str | Path) -> Path:
 
 def _open(workdir: str | Path) -> Ledger:
     return Ledger(_ledger_path(workdir), read_only=True)
-
-
-def _problem(row: dict[str, Any]) -> str:
-    problem, e = row["problem"], html.escape
-    responses = "\n".join(_response(problem["problem_id"], r) for r in row["responses"] if r["kind"] in _KINDS)
-    return (
-        f"<section><h2>{e(problem['problem_id'])}</h2><p class=problem>{e(problem['problem'])}</p>"
-        f"<p>Gold answer: <b>{e(problem['answer'])}</b></p><div class=row>{responses}</div></section>"
-    )
-
-
-def _response(problem_id: str, response: dict[str, Any]) -> str:
-    e = html.escape
-    name = e(f"{problem_id}\t{response['id']}", quote=True)
-    text = e(response["text"] or f"{response['thought']}\n{response['solution']}")
-    proof = {name: value for name, value in json.loads(response["certificate"]).items() if value not in (None, "", [])}
-    buttons = "".join(f'<button type=button data-word="{word}">{word}</button>' for word in _WORDS)
-    return (
-        f'<article data-name="{name}"><h3>{response["kind"]}: {_KINDS[response["kind"]]}</h3>'
-        f"<p class=from>{e(response['id'])}, {e(response['origin'])}, {e(response['model'])}</p><pre>{text}</pre>"
-        f"<p class=from>{e(json.dumps(proof, ensure_ascii=False))}</p><div class=say>{buttons}</div></article>"
-    )

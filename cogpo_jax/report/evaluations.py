@@ -8,7 +8,7 @@ from typing import Any
 
 from cogpo_jax.atomic import write_atomic
 from cogpo_jax.evaluation.summary import read_samples, runs_in
-from cogpo_jax.report import svg
+from cogpo_jax.report import charts
 
 SHOWN = 300  # responses of each run in the page
 _LONGEST = 6000  # characters of a response in the page
@@ -30,7 +30,7 @@ def evaluations_section(folders: Sequence[str | Path], comparison: Mapping[str, 
         {"model": model, "cells": [[run for run in runs if (run["model"], run["task"]) == (model, t)] for t in tasks]}
         for model in models
     ]
-    points: dict[str, list[svg.Point]] = defaultdict(list)
+    points: dict[str, list[charts.Point]] = defaultdict(list)
     for run in runs:
         tokens = run["summary"]["tokens"]["all"]
         if tokens:
@@ -44,7 +44,7 @@ def evaluations_section(folders: Sequence[str | Path], comparison: Mapping[str, 
         "runs": runs,
         "tasks": tasks,
         "table": table,
-        "by_length": svg.lines(points, "tokens per response, mean", "accuracy (%)") if len(runs) > 1 else "",
+        "by_length": charts.lines(points, "tokens per response, mean", "accuracy (%)") if len(runs) > 1 else "",
         "comparison": comparison,
         "changed": changed[:SHOWN],
         "more_changed": max(0, len(changed) - SHOWN),
@@ -69,8 +69,8 @@ def _run(folder: Path) -> dict[str, Any]:
         "model": summary["model"],
         "task": summary["task"],
         "summary": summary,
-        "lengths": svg.lines(lengths, "tokens of the response (eighths of the samples)", "correct (%)"),
-        "histogram": svg.histogram(_by_verdict(counted), "tokens", "responses") if counted else "",
+        "lengths": charts.lines(lengths, "tokens of the response (eighths of the samples)", "correct (%)"),
+        "histogram": charts.histogram(_by_verdict(counted), "tokens", "responses") if counted else "",
         "cards": [_card(row, problems[row["id"]], summary) for row in _chosen(samples)],
         "samples": len(samples),
     }

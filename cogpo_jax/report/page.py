@@ -16,8 +16,8 @@ import numpy as np
 from markupsafe import Markup
 
 from cogpo_jax.records import Group, Response
-from cogpo_jax.report import svg
-from cogpo_jax.report.crv_section import KIND_WORDS, CrvRun, crv_section, difference, proof_words
+from cogpo_jax.report import charts
+from cogpo_jax.report.crv_section import KIND_WORDS, CrvRun, Text, columns, crv_section
 from cogpo_jax.report.run_files import MINI_TASKS, Data, Table, Training, heldout_table, margins
 
 SHOWN_PROBLEMS = 5
@@ -37,15 +37,9 @@ def build_page(
     Every text that came from a model is escaped, nothing is loaded from outside the page, and the page's policy lets
     no script run but its own.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_resource),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = _resource("browser.js")
-    return environment.get_template("template.html").render(
+    return render(
+        _resource("template.html"),
         data=_data_section(data) if data else None,
         problems=shown_problems(data) if data and not crv else [],
         sft=_sft_section(sft) if sft else None,
@@ -58,6 +52,18 @@ def build_page(
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def render(source: str, **values: Any) -> str:
+    """A Jinja template of this folder's kind as HTML: what it is given is escaped, a name it lacks is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_resource),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.from_string(source).render(**values)
 
 
 def _resource(name: str) -> str:
@@ -75,7 +81,7 @@ def shown_problems(data: Data) -> list[dict[str, Any]]:
         if all(len(queue) == SHOWN_PROBLEMS for queue in by_label.values()):
             break
     turns = [queue[i] for i in range(SHOWN_PROBLEMS) for queue in by_label.values() if i < len(queue)]
-    return [_problem_card(group) for group in turns[:SHOWN_PROBLEMS]]
+    return [_card(group) for group in turns[:SHOWN_PROBLEMS]]
 
 
 def honest_sentence(table: Table) -> str:
@@ -123,9 +129,9 @@ def _data_section(data: Data) -> dict[str, Any]:
     ]
     return {
         "problems": info.get("problems", {}),
-        "labels": svg.bars(_counts(info.get("labels", {})), 0),
-        "drops": svg.bars(_counts(info.get("drops", {})), 2),
-        "origins": svg.bars(dict(sorted(origins.items())), 1),
+        "labels": info.get("labels", {}),
+        "drops": info.get("drops", {}),
+        "origins": origins,
         "calls": info.get("calls", {}),
         "groups": {split: groups[split] for split in data.groups},
         "tasks": tasks,
@@ -137,7 +143,7 @@ def _sft_section(run: Training) -> dict[str, Any]:
     heldout = [(e["step"], e["heldout_nll"]) for e in evaluations]
     unigram = evaluations[-1]["unigram_nll"] if evaluations else None
     return {
-        "chart": svg.lines(
+        "chart": charts.lines(
             {"train": _series(run, "loss"), "held out": heldout}, "step", "NLL per token (nats)", unigram
         ),
         "has_unigram": unigram is not None,
@@ -147,10 +153,10 @@ def _sft_section(run: Training) -> dict[str, Any]:
 
 def _cogpo_section(run: Training) -> dict[str, Any]:
     return {
-        "loss": svg.lines({"train": _series(run, "loss")}, "step", "loss", zero=math.log(2)),
-        "margin": svg.lines(_by_gap(run, "margin"), "step", "margin in nats, without beta", zero=0.0),
-        "accuracy": svg.lines(_by_gap(run, "accuracy"), "step", "accuracy on the step's pairs", zero=0.5),
-        "ratios": svg.lines(
+        "loss": charts.lines({"train": _series(run, "loss")}, "step", "loss", zero=math.log(2)),
+        "margin": charts.lines(_by_gap(run, "margin"), "step", "margin in nats, without beta", zero=0.0),
+        "accuracy": charts.lines(_by_gap(run, "accuracy"), "step", "accuracy on the step's pairs", zero=0.5),
+        "ratios": charts.lines(
             {"chosen": _series(run, "chosen_logratio", "all"), "rejected": _series(run, "rejected_logratio", "all")},
             "step",
             "log-ratio to the SFT model (nats)",
@@ -162,69 +168,40 @@ def _cogpo_section(run: Training) -> dict[str, Any]:
 
 def _heldout_section(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     table = heldout_table(pairs)
-    charts = {gap: svg.dots(_dots(row), colour=i) for i, (gap, row) in enumerate(table.items())}
     scatters = {}
     for i, gap in enumerate(table):
         rows = [row for row in pairs if row["gap"] == gap]
-        points = [
-            (row["chosen_tokens"] - row["rejected_tokens"], margin)
-            for row, margin in zip(rows, margins(rows).tolist(), strict=True)
-        ]
-        scatters[gap] = svg.scatter(points, "chosen minus rejected tokens", "margin (nats)", i)
-    return {"table": table, "charts": charts, "scatters": scatters, "sentence": honest_sentence(table)}
+        lengths = [row["chosen_tokens"] - row["rejected_tokens"] for row in rows]
+        points = list(zip(lengths, margins(rows).tolist(), strict=True))
+        scatters[gap] = charts.scatter(points, "chosen minus rejected tokens", "margin (nats)", i)
+    dots = {gap: _dots(row) for gap, row in table.items()}
+    return {"table": table, "dots": dots, "scatters": scatters, "sentence": honest_sentence(table)}
 
 
-def _dots(row: Mapping[str, Any]) -> list[svg.Dot]:
-    shown = [
-        svg.Dot("all pairs", row["accuracy"], row["low"], row["high"], strong=True),
-        svg.Dot("mean of the two lengths", row["balanced_accuracy"], row["balanced_low"], row["balanced_high"], True)
-        if row["balanced_accuracy"] is not None
-        else None,
-        _dot(f"chosen longer (n={row['n_chosen_longer']})", row["accuracy_chosen_longer"]),
-        _dot(f"chosen shorter (n={row['n_chosen_shorter']})", row["accuracy_chosen_shorter"]),
-        _dot("rule: shorter wins", row["shorter_wins"]),
-        _dot("rule: longer wins", row["longer_wins"]),
-        _dot("SFT model, mean log-prob", row["sft_mean_logp_accuracy"]),
+def _dots(row: Mapping[str, Any]) -> list[tuple[str, float | None, float | None, float | None, bool]]:
+    """(name, share, low, high, whether to look at it) of each line of a gap's picture."""
+    balanced = row["balanced_accuracy"], row["balanced_low"], row["balanced_high"]
+    return [
+        ("all pairs", row["accuracy"], row["low"], row["high"], True),
+        ("mean of the two lengths", *balanced, True),
+        (f"chosen longer (n={row['n_chosen_longer']})", row["accuracy_chosen_longer"], None, None, False),
+        (f"chosen shorter (n={row['n_chosen_shorter']})", row["accuracy_chosen_shorter"], None, None, False),
+        ("rule: shorter wins", row["shorter_wins"], None, None, False),
+        ("rule: longer wins", row["longer_wins"], None, None, False),
+        ("SFT model, mean log-prob", row["sft_mean_logp_accuracy"], None, None, False),
     ]
-    return [dot for dot in shown if dot is not None]
 
 
-def _dot(name: str, value: float | None) -> svg.Dot | None:
-    return None if value is None else svg.Dot(name, value)
-
-
-def _problem_card(group: Group) -> dict[str, Any]:
+def _card(group: Group) -> dict[str, Any]:
+    """A problem with its original, its rewrite and its wrong text."""
     by_kind = {response.kind: response for response in group.responses}
-    unsuitable = by_kind.get("easy") or by_kind.get("hard")
-    suitable, wrong = by_kind.get("suitable"), by_kind.get("incorrect")
-    columns = [
-        _column("Original", unsuitable, None),
-        _column("Rewritten", suitable, unsuitable),
-        _column("Wrong", wrong, next((r for r in group.responses if wrong and r.id == wrong.parent), suitable)),
+    chosen = (by_kind.get("easy") or by_kind.get("hard"), by_kind.get("suitable"), by_kind.get("incorrect"))
+    texts = [
+        Text(r.id, r.parent, r.kind, r.origin, r.model, response_words(r), json.loads(r.certificate or "{}"))
+        for r in chosen
+        if r
     ]
-    return {
-        "id": group.problem_id,
-        "problem": group.prompt,
-        "answer": group.answer,
-        "columns": [column for column in columns if column],
-    }
-
-
-def _column(title: str, response: Response | None, before: Response | None) -> dict[str, Any] | None:
-    if response is None:
-        return None
-    certificate = json.loads(response.certificate) if response.certificate else {}
-    text = response_words(response)
-    return {
-        "title": title,
-        "kind": response.kind,
-        "kind_words": KIND_WORDS[response.kind],
-        "origin": response.origin,
-        "model": response.model,
-        "characters": len(text),
-        "proof": proof_words(certificate),
-        "text": difference(response_words(before), text).after if before and title == "Wrong" else text,
-    }
+    return {"id": group.problem_id, "problem": group.prompt, "answer": group.answer, "columns": columns(texts)}
 
 
 def response_words(response: Response) -> str:
@@ -232,11 +209,7 @@ def response_words(response: Response) -> str:
     return response.text or f"{response.thought}\n\n{response.solution}"
 
 
-def _counts(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name.replace("_", " "): count for name, count in sorted(counts.items(), key=lambda c: -c[1])}
-
-
-def _series(run: Training, name: str, gap: str | None = None) -> list[svg.Point]:
+def _series(run: Training, name: str, gap: str | None = None) -> list[charts.Point]:
     points = []
     for line in run.metrics:
         value = line.get(name) if gap is None else line.get(name, {}).get(gap)
@@ -245,7 +218,7 @@ def _series(run: Training, name: str, gap: str | None = None) -> list[svg.Point]
     return points
 
 
-def _by_gap(run: Training, name: str) -> dict[str, list[svg.Point]]:
+def _by_gap(run: Training, name: str) -> dict[str, list[charts.Point]]:
     return {gap: _series(run, name, gap) for gap in MINI_TASKS}
 
 

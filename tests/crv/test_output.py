@@ -146,9 +146,9 @@ def test_a_texts_markup_stays_text():
         "problem": {"problem_id": "<i>", "problem": "<script>alert(1)</script>", "answer": '"&'},
         "responses": [dict(vars(MANY[0].responses[0]), text="</pre><script>", certificate="{}", model='"><b>')],
     }
-    page = review._problem(row)
-    assert "<script>" not in page
-    assert "<b>&quot;&amp;</b>" in page
+    page = review.audit_page([row])
+    assert page.count("<script>") == 1
+    assert "<b>&#34;&amp;</b>" in page
 
 
 def test_problems_come_from_a_datasets_folder_too(tmp_path):

@@ -6,12 +6,12 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogpo_jax.report.crv_section import MOST_CHARACTERS, Text, _columns, _median, proof_words
+from cogpo_jax.report.crv_section import MOST_CHARACTERS, Text, columns, median, proof_words
 
 
 @given(st.lists(st.integers(1, 50), min_size=1))
-def test_the_median_is_that_of_the_list(sizes):
-    assert _median(Counter(sizes)) == statistics.median_low(sizes)
+def test_themedian_is_that_of_the_list(sizes):
+    assert median(Counter(sizes)) == statistics.median_low(sizes)
 
 
 def text(name, body, kind="suitable", parent=""):
@@ -19,22 +19,22 @@ def text(name, body, kind="suitable", parent=""):
 
 
 def test_the_original_shows_what_its_rewrite_left_out_and_the_rewrite_what_came():
-    columns = _columns(
+    shown = columns(
         [
             text("original", "we add two and two to get 4", "easy"),
             text("rewrite-2", "we add two and then two to get 4", parent="original"),
             text("wrong-0", "we add two and then two to get 5", "incorrect", parent="rewrite-2"),
         ]
     )
-    assert [column["title"] for column in columns] == ["Original", "Rewrite, round 2", "Corrupted 1"]
-    assert [column["from"] for column in columns] == ["", "original", "rewrite, round 2"]
-    assert "<" not in columns[0]["text"]
-    assert columns[1]["text"] == "we add two and <ins>then</ins> two to get 4"
-    assert columns[2]["text"].endswith("<ins>5</ins>")
+    assert [column["title"] for column in shown] == ["Original", "Rewrite, round 2", "Corrupted 1"]
+    assert [column["from"] for column in shown] == ["", "original", "rewrite, round 2"]
+    assert "<" not in shown[0]["text"]
+    assert shown[1]["text"] == "we add two and <ins>then</ins> two to get 4"
+    assert shown[2]["text"].endswith("<ins>5</ins>")
 
 
 def test_a_very_long_text_is_cut_and_the_cut_is_told():
-    (column,) = _columns([text("original", "a" * (MOST_CHARACTERS + 7))])
+    (column,) = columns([text("original", "a" * (MOST_CHARACTERS + 7))])
     assert (len(column["text"]), column["cut"]) == (MOST_CHARACTERS, 7)
 
 
