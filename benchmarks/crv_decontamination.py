@@ -1,8 +1,8 @@
-"""Recall and precision of the decontamination on labelled overlaps with MATH-500 (tests/data/decontamination).
+"""Recall and precision of the decontamination on labelled overlaps with GSM8K problems (tests/data/decontamination).
 
     python benchmarks/crv_decontamination.py
 
-The evaluation set is the MATH-500 problems of all overlaps. Recall: the share of overlapping training problems that
+The evaluation set is the evaluation problems of all overlaps. Recall: the share of overlapping training problems that
 are dropped, lexical and semantic ones apart. Precision: overlapping ones among all dropped, the rest being clean ones.
 """
 
@@ -19,7 +19,7 @@ _FILE = Path(__file__).parents[1] / "tests" / "data" / "decontamination" / "over
 
 
 def overlaps() -> list[dict[str, str]]:
-    """The labelled rows {kind, project, evaluation, training}."""
+    """The labelled rows {kind, rule, evaluation, training}."""
     return [json.loads(line) for line in lzma.decompress(_FILE.read_bytes()).split(b"\n") if line]
 
 

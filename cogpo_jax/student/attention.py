@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.progress import say
 from cogpo_jax.sharding import shard, spec
 
 BACKENDS = ("xla", "splash", "gpu")
@@ -235,16 +236,19 @@ def gpu_attention(
     *,
     interpret: bool = False,
 ) -> Float[Array, "B T H dh"]:
-    """`attention` by jax's Pallas (Triton) flash kernel; `positions` are not needed, the order of a row is.
+    """`attention` by a flash kernel in bfloat16: jax's Pallas (Triton) one, and where jax has none (0.12), cuDNN's.
 
-    cuDNN's flash attention takes lengths, not segment ids, through public APIs. This kernel visits every block below
-    the diagonal, so that blocks of other segments are masked, not skipped, and it wants one key head per query head.
-    Float32 goes through XLA: it asks for exact products, and the kernel's tensor cores would round them to TF32.
+    `positions` are not needed, the order of a row is. Both visit every block below the diagonal: blocks of other
+    segments are masked, not skipped. The Triton kernel wants one key head per query head; cuDNN takes the segments as
+    a mask [B, 1, T, T] (its packed form is not in jax's public API). Without cuDNN, and in float32, which asks for
+    exact products where tensor cores would round them to TF32, XLA does it.
     """
-    from jax.experimental.pallas.ops.gpu.attention import mha
-
     if q.dtype == jnp.float32 and not interpret:
         return blockwise_attention(q, k, v, segment_ids, positions)
+    try:
+        from jax.experimental.pallas.ops.gpu.attention import mha
+    except ImportError:
+        return _cudnn_attention(q, k, v, segment_ids)
     length, groups = q.shape[1], q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, groups, axis=2), jnp.repeat(v, groups, axis=2)
     padding = -length % _GPU_BLOCK
@@ -252,3 +256,13 @@ def gpu_attention(
     segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)))
     scale = 1 / math.sqrt(q.shape[-1])
     return mha(q, k, v, segment_ids, sm_scale=scale, causal=True, interpret=interpret)[:, :length]
+
+
+def _cudnn_attention(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
+    visible = _visible(segment_ids, segment_ids, jnp.int32(0), jnp.int32(0))
+    try:
+        return jax.nn.dot_product_attention(q, k, v, mask=visible[:, None], implementation="cudnn")
+    except (RuntimeError, ValueError, NotImplementedError) as error:  # no cuDNN, or a shape that it does not take
+        reason = str(error).partition("\n")[0]
+        say(f"attention: xla instead of gpu: this jax has no Pallas Triton kernel, and cuDNN says: {reason}")
+        return blockwise_attention(q, k, v, segment_ids, segment_ids)

@@ -1,5 +1,6 @@
 """The GPU back end equals the XLA one in interpret mode, and lowers for CUDA; no GPU needed."""
 
+import sys
 from typing import Any
 
 import jax
@@ -47,6 +48,34 @@ def test_bfloat16_lowers_for_cuda_with_its_gradient() -> None:
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
         lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, k, v).lower(lowering_platforms=("cuda",))
     assert "triton" in lowered.as_text()
+
+
+def test_without_the_triton_kernel_cudnn_gets_the_segments_as_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """jax 0.12 has no `mha`; cuDNN's place is taken by the same function on XLA."""
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.ops.gpu.attention", None)
+    asked = jax.nn.dot_product_attention
+
+    def on_xla(*args: Any, implementation: str, **more: Any) -> jax.Array:
+        assert implementation == "cudnn"
+        return asked(*args, implementation="xla", **more)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", on_xla)
+    q, k, v, segment_ids = packed(4, 2, 64, jnp.bfloat16)
+    live = (segment_ids != 0)[..., None, None]
+    out = gpu_attention(q, k, v, segment_ids, segment_ids).astype(jnp.float32)
+    expected = blockwise_attention(*(x.astype(jnp.float32) for x in (q, k, v)), segment_ids, segment_ids)
+    np.testing.assert_allclose(out * live, expected * live, rtol=0.03, atol=0.03)
+
+
+def test_without_any_kernel_xla_does_it_and_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.ops.gpu.attention", None)
+    q, k, v, segment_ids = packed(4, 2, 64, jnp.bfloat16)
+    out = gpu_attention(q, k, v, segment_ids, segment_ids)
+    assert np.array_equal(out, blockwise_attention(q, k, v, segment_ids, segment_ids))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("attention: xla instead of gpu:")
 
 
 def test_float32_stays_exact() -> None:
