@@ -30,10 +30,25 @@ from crv.verify.extract import Span, final_spans
 from crv.verify.spelling import spell
 from crv.verify.workers import AlgebraWorkers
 
-VERSION = 1  # of the rules here; with `crv.verify`'s own it says by which rules a folder was graded
-_TAGS = (("<think>", "</think>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
+VERSION = 2  # of the rules here; with `crv.verify`'s own it says by which rules a folder was graded
+_TAGS = (
+    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning")),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+)
 _LAST_COUNTS = ("several final answers", "more than eight final answers")
 _CODE = re.compile(r"^[ \t]*```[ \t]*([A-Za-z0-9+]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.M | re.S)
+# A letter that is chosen without the word answer before it: "Option B is correct", "I choose B", "So B."
+_CHOSEN = re.compile(
+    r"(?:\b(?i:I(?: would| will)? (?:choose|pick|select|go with)|(?:choice|option|solution|letter|answer)(?: is|:| -)"
+    r"|so|thus|hence|therefore,?)|答案(?:是|为|：|:)?)[ ]*[*(\[]*(?P<after>[A-Z])[*)\]]*(?=[.,。\s]*$)"
+    r"|(?:\b(?:option|choice) )?[*(\[]*\b(?P<before>[A-Z])[*)\]]* is (?:the )?(?:correct|right|best|answer)",
+    re.M,
+)
+_CONCLUSION = re.compile(
+    r"(?:therefore|thus|hence|so|finally)\b[^=\n]*=\s*(?P<answer>[^=\n$]{1,80}?)[$.\s]*", re.I
+)
 _LONE_LETTER = re.compile(r"[\s*_(\[]*([A-Z])[\s*_)\]]*[.:)]?[\s*_]*(?:\s(.*))?", re.S)
 _VERDICTS = {grade.SAME: CORRECT, grade.DIFFERENT: INCORRECT, grade.UNKNOWN: UNKNOWN}
 
@@ -87,7 +102,12 @@ class Grader:
         """As `certify`; but of several final answers the last one counts, as every benchmark has it."""
         certificate = await certify(gold, solution, self._compare)
         extracted, verdict, rule = (certificate.answers or (None,))[-1], certificate.verdict, certificate.rule
-        if verdict == UNKNOWN and rule in _LAST_COUNTS:
+        closing = None if certificate.answers else _CONCLUSION.fullmatch(solution.strip().rpartition("\n")[2])
+        if verdict == UNKNOWN and closing and not final_spans(solution):  # "Therefore, n = 3." at the very end
+            extracted = closing["answer"].strip()
+            decided, rule = await self._compare(gold, extracted)
+            verdict, rule = _VERDICTS[decided], f"{rule}; the last sentence concludes it"
+        elif verdict == UNKNOWN and rule in _LAST_COUNTS:
             extracted = final_spans(solution)[-1].text.strip()
             decided, rule = await self._compare(gold, extracted)
             verdict, rule = _VERDICTS[decided], f"{rule}; the last of several final answers"
@@ -154,6 +174,8 @@ def grade_choice(problem: Problem, solution: str) -> tuple[str, str | None, str]
     if not spans:
         lines = solution.strip().splitlines()[-1:]
         stated = [option for line in lines if (option := _option(line, problem.choices, strict=True)) is not None]
+        chosen = [LETTERS.index(m["after"] or m["before"]) for m in _CHOSEN.finditer(solution)]
+        stated = stated or [option for option in chosen if option < len(problem.choices)]
         if not stated:
             return UNKNOWN, None, "no final answer"
     if not stated:
@@ -167,9 +189,12 @@ def grade_choice(problem: Problem, solution: str) -> tuple[str, str | None, str]
 
 def _option(answer: str, shown: Sequence[str], strict: bool) -> int | None:
     """Which of the options as shown an answer names: its place; -1 where letter and text contradict; None for none."""
-    text = spell(answer)
+    text = spell(answer).strip(" \"'{}\n")
+    if re.fullmatch(r"[\s*_(\[]*[a-z][\s*_)\]]*[.:)]?", text) and text not in map(str.strip, shown):
+        text = text.upper()
+    text = re.sub(r"^([A-Z])[ ,]+(?:because|since|as)\b.*", r"\1", text, flags=re.S)
     same = [i for i, option in enumerate(shown) if _plain(option) == _plain(text)]
-    letter = _LONE_LETTER.fullmatch(re.sub(r"^(?:option|choice|answer)\s+(?=\(?[A-Z]\b)", "", text, flags=re.I))
+    letter = _LONE_LETTER.fullmatch(re.sub(r"^(?:option|choice|answer|letter)\s+(?=\(?[A-Z]\b)", "", text, flags=re.I))
     if len(same) == 1 and not (letter and not letter.group(2)):
         return same[0]
     if letter and LETTERS.index(letter.group(1)) < len(shown):

@@ -30,6 +30,22 @@ def test_math_is_graded_by_what_follows_the_thoughts() -> None:
     assert unknown.reason == "thoughts that do not end"
 
 
+@pytest.mark.parametrize(
+    ("response", "verdict"),
+    [
+        ("We add.\nTherefore, n = 3.", "correct"),
+        ("Thus $n = 3$.", "correct"),
+        ("So the sum is 1 + 2 = 3", "correct"),
+        ("Hence n = 4.", "incorrect"),
+        ("Therefore n = 3. Let us check that.", "unknown"),
+        ("We set n = 3.", "unknown"),
+    ],
+)
+def test_a_last_sentence_that_concludes_with_an_equation_states_the_answer(response: str, verdict: str) -> None:
+    (graded,) = math("3", response)
+    assert graded.verdict == verdict
+
+
 def test_of_several_final_answers_the_last_one_counts() -> None:
     late, early = math("7", "The answer is 5.\nThen the answer is 7.", "The answer is 7.\nThen the answer is 5.")
     assert (late.verdict, late.extracted) == ("correct", "7")
@@ -78,6 +94,14 @@ CHOICE = Problem("p", "q", (), "B", ("Rome", "Paris", "2", "Oslo, Norway"), (2, 
         ("First A.\nThe answer is A.\nNo: the answer is B.", "B"),
         ("I think so.\n\n(B)", "B"),
         ("Oslo is in Norway. The answer is Oslo, Norway.", "D"),
+        ("b", "B"),
+        ("The answer is (b).", "B"),
+        ("Option B is correct.", "B"),
+        ("I choose B.", "B"),
+        ("Rome is older. So B.", "B"),
+        ("The answer is B because it is on the Seine.", "B"),
+        ('The answer is "B".', "B"),
+        ("答案是B", "B"),
     ],
 )
 def test_a_choice_is_read_by_letter_or_text_and_unshuffled(response: str, letter: str) -> None:
@@ -85,7 +109,10 @@ def test_a_choice_is_read_by_letter_or_text_and_unshuffled(response: str, letter
     assert (verdict, extracted) == ("correct" if letter == "B" else "incorrect", letter)
 
 
-@pytest.mark.parametrize("response", ["A city.", "The answer is (B) Rome.", "The answer is London.", "\\boxed{F}", ""])
+@pytest.mark.parametrize(
+    "response",
+    ["A city.", "So B is wrong.", "B or C", "The answer is (B) Rome.", "The answer is London.", "\\boxed{F}", ""],
+)
 def test_a_choice_that_is_none_or_two_of_the_options_is_unknown(response: str) -> None:
     assert grade_choice(CHOICE, response)[0] == "unknown"
 

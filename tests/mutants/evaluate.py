@@ -4,6 +4,13 @@ _HERE, _TESTS = "cogpo_jax/evaluation", "tests/evaluation"
 
 MUTANTS = [
     (
+        "a letter that is called wrong is chosen",
+        "cogpo_jax/evaluation/grading.py",
+        "(?=[.,。\\s]*$)",
+        "",
+        f"{_TESTS}/test_grading.py::test_a_choice_that_is_none_or_two_of_the_options_is_unknown",
+    ),
+    (
         "a sample is counted as if it were a problem",
         f"{_HERE}/statistics.py",
         "    if single or len(shares) < 2 or np.ptp(shares) == 0:",
