@@ -46,9 +46,7 @@ _CHOSEN = re.compile(
     r"|(?:\b(?:option|choice) )?[*(\[]*\b(?P<before>[A-Z])[*)\]]* is (?:the )?(?:correct|right|best|answer)",
     re.M,
 )
-_CONCLUSION = re.compile(
-    r"(?:therefore|thus|hence|so|finally)\b[^=\n]*=\s*(?P<answer>[^=\n$]{1,80}?)[$.\s]*", re.I
-)
+_CONCLUSION = re.compile(r"(?:therefore|thus|hence|so|finally)\b[^=\n]*=\s*(?P<answer>[^=\n$]{1,80}?)[$.\s]*", re.I)
 _LONE_LETTER = re.compile(r"[\s*_(\[]*([A-Z])[\s*_)\]]*[.:)]?[\s*_]*(?:\s(.*))?", re.S)
 _VERDICTS = {grade.SAME: CORRECT, grade.DIFFERENT: INCORRECT, grade.UNKNOWN: UNKNOWN}
 
