@@ -288,32 +288,59 @@ def interval(values: np.ndarray, draws: int = 2000) -> list[float]:
 
 
 def results(benches: Sequence[Bench], arms: Sequence[str], split: str) -> dict[str, Any]:
-    """Accuracy by arm and every paired difference, of the seeds that have all these arms."""
-    done: dict[str, list[dict[str, Any]]] = {}
-    seeds = []
+    """Accuracy by arm and every paired difference, over the seeds that have the arm, or both."""
+    done: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in arms}
     for bench in benches:
-        files = {arm: bench.folder / f"eval-{split}-{arm}.json" for arm in arms}
-        if all(file.is_file() for file in files.values()):
-            seeds.append(bench.seed)
-            for arm, file in files.items():
-                done.setdefault(arm, []).append(json.loads(file.read_text()))
-    right = {arm: np.array([one["right"] for one in runs], float) for arm, runs in done.items()}
-    by_arm = {
-        arm: {
+        for arm in arms:
+            if (file := bench.folder / f"eval-{split}-{arm}.json").is_file():
+                done[arm][bench.seed] = json.loads(file.read_text())
+    done = {arm: runs for arm, runs in done.items() if runs}
+
+    def right(arm: str, seeds: Sequence[int]) -> np.ndarray:
+        return np.array([done[arm][seed]["right"] for seed in seeds], float)
+
+    by_arm, differences = {}, {}
+    for i, (arm, runs) in enumerate(done.items()):
+        values = right(arm, list(runs))
+        by_arm[arm] = {
             "accuracy": float(values.mean()),
             "interval": interval(values),
-            "by_seed": [float(row.mean()) for row in values],
-            "tokens": float(np.mean([one["tokens"] for one in done[arm]])),
-            "cut_off": sum(one["cut_off"] for one in done[arm]),
+            "by_seed": {str(seed): float(row.mean()) for seed, row in zip(runs, values, strict=True)},
+            "tokens": float(np.mean([one["tokens"] for one in runs.values()])),
+            "cut_off": sum(one["cut_off"] for one in runs.values()),
         }
-        for arm, values in right.items()
-    }
-    differences = {
-        f"{a} - {b}": {"difference": float((right[a] - right[b]).mean()), "interval": interval(right[a] - right[b])}
-        for i, a in enumerate(right)
-        for b in list(right)[:i]
-    }
+        for other in list(done)[:i]:
+            if both := [seed for seed in runs if seed in done[other]]:
+                values = right(arm, both) - right(other, both)
+                one = {"difference": float(values.mean()), "interval": interval(values), "seeds": both}
+                differences[f"{arm} - {other}"] = one
+    seeds = sorted({seed for runs in done.values() for seed in runs})
     return {"split": split, "seeds": seeds, "arms": by_arm, "differences": differences}
+
+
+def table(found: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """The arms of `names` as a Markdown table, in that order."""
+    lines = ["| training | right | 95% interval | seeds | tokens |", "|---|---|---|---|---|"]
+    for arm, name in names.items():
+        if one := found["arms"].get(arm):
+            low, high = one["interval"]
+            seeds = len(one["by_seed"])
+            lines.append(
+                f"| {name} | {one['accuracy']:.1%} | {low:.1%} to {high:.1%} | {seeds} | {one['tokens']:.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def differences_table(found: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Every paired difference between the arms of `names` as a Markdown table."""
+    lines = ["| difference | points | 95% interval | seeds |", "|---|---|---|---|"]
+    for pair, one in found["differences"].items():
+        first, second = pair.split(" - ")
+        if first in names and second in names:
+            low, high = (100 * end for end in one["interval"])
+            points = f"{100 * one['difference']:+.1f} | {low:+.1f} to {high:+.1f}"
+            lines.append(f"| {first} - {second} | {points} | {len(one['seeds'])} |")
+    return "\n".join(lines)
 
 
 def bars(found: Mapping[str, Any]) -> str:

@@ -2,13 +2,14 @@
 
     python benchmarks/teaches.py --workdir=runs/teaches                 # five seeds of all arms
     python benchmarks/teaches.py --workdir=runs/teaches --seeds=1 --arms=asis,rewrites,dpo_0.1,cogpo
+    python benchmarks/teaches.py --workdir=runs/teaches --collect --publish    # tables and plot of the docs
 
 The world is examples/arithmetic/world.py, the arms are benchmarks/arms.py's. Each seed has its own problems, weights
 and order; a third of the originals is fitting, a third terse, a third convoluted, and a wrong text alters one step of
 the fitting one. `--split=dev` evaluates the development problems instead, the only ones by which a setting may be
 chosen.
 
-Resumable. Writes WORKDIR/results-SPLIT.json and report.html after each seed, and prints the results: for each arm the
+Resumable. Writes WORKDIR/results-SPLIT.json and report.html after each arm, and prints the results: for each arm the
 accuracy (greedy), and paired differences, with 95% intervals over seeds and problems (bootstrap).
 """
 
@@ -26,7 +27,7 @@ sys.path.insert(0, str(arms.ROOT / "examples" / "arithmetic"))
 from world import Chain, World, chains, write_student
 
 from cogpo_jax import cli
-from cogpo_jax.atomic import write_json
+from cogpo_jax.atomic import write_atomic, write_json
 from cogpo_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
@@ -38,11 +39,13 @@ TRAIN = flags.DEFINE_integer("train", 3000, "Training problems.")
 TEST = flags.DEFINE_integer("test", 1000, "Held-out problems; half as many for development.")
 MODULUS = flags.DEFINE_integer("modulus", 40, "States of the world.")
 SFT_STEPS = flags.DEFINE_integer("sft_steps", 300, "Steps of SFT, 64 examples each.")
-PAIR_STEPS = flags.DEFINE_integer("pair_steps", 100, "Steps after it; of preference training 16 problems each.")
+PAIR_STEPS = flags.DEFINE_integer("pair_steps", 50, "Steps after it; of preference training 16 problems each.")
 SFT_RATE = flags.DEFINE_float("sft_rate", 2e-3, "Learning rate of SFT.")
 MORE_RATE = flags.DEFINE_float("more_rate", 5e-4, "Learning rate of the further SFT steps.")
 PAIR_RATE = flags.DEFINE_float("pair_rate", 5e-5, "Learning rate of preference training.")
 WRONG = flags.DEFINE_enum("wrong", "fitting", ["fitting", "original"], "The text that a wrong one is made from.")
+COLLECT = flags.DEFINE_bool("collect", False, "Train nothing: the results of what is done.")
+PUBLISH = flags.DEFINE_bool("publish", False, "Write docs/results/ and the tables of docs/results.md and README.md.")
 _SETTINGS = ("train", "test", "modulus", "sft_steps", "pair_steps", "sft_rate", "more_rate", "pair_rate", "wrong")
 
 
@@ -74,6 +77,39 @@ def bench(seed: int, root: Path) -> arms.Bench:
     return arms.Bench(folder, seed, problems, configure, *steps, *rates, 64, 16, new_tokens=100, slots=250)
 
 
+def names() -> dict[str, str]:
+    """The runs as tables call them."""
+    first, all_steps = SFT_STEPS.value, SFT_STEPS.value + PAIR_STEPS.value
+    then = f"{PAIR_STEPS.value} steps of"
+    return {
+        "sft_asis": f"SFT on the texts as they came, {first} steps",
+        "asis": f"SFT on the texts as they came, {all_steps} steps",
+        "sft_rewrites": f"SFT on CRV's rewrites, {first} steps: where the next start",
+        "rewrites": f"SFT on CRV's rewrites, {all_steps} steps",
+        "cogpo": f"... then {then} CogPO (0.1 / 0.2 / 0.5)",
+        **{f"dpo_{beta}": f"... then {then} DPO {beta}" for beta in arms.BETAS},
+        "cogpo_reversed": f"... then {then} CogPO reversed (0.5 / 0.2 / 0.1)",
+        "cogpo_student": f"... then {then} CogPO against the student's own mistakes",
+        "cogpo_nll": f"... then {then} CogPO with the chosen side's NLL",
+    }
+
+
+def publish(found: dict[str, Any]) -> None:
+    """The results into docs/results/ and between the marks of docs/results.md and README.md."""
+    folder = arms.ROOT / "docs" / "results"
+    write_json(folder / "teaches.json", json.loads(json.dumps(found), parse_float=lambda x: round(float(x), 4)))
+    write_atomic(folder / "teaches.svg", arms.bars(found) + "\n")
+    tables = {"arms": arms.table(found, names()), "differences": arms.differences_table(found, names())}
+    for file in (arms.ROOT / "docs" / "results.md", arms.ROOT / "README.md"):
+        text = file.read_text(encoding="utf-8")
+        for name, table in tables.items():
+            begin, end = f"<!-- teaches: {name} -->", f"<!-- end of {name} -->"
+            if begin in text:
+                head, _, rest = text.partition(begin)
+                text = f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+        write_atomic(file, text)
+
+
 def main() -> None:
     """All seeds and arms, then the results."""
     root, settings = Path(WORKDIR.value), {name: flags.FLAGS[name].value for name in _SETTINGS}
@@ -81,16 +117,20 @@ def main() -> None:
     if known.is_file() and json.loads(known.read_text()) != settings:
         raise UserError(f"workdir: {root}: belongs to other settings ({known}); give another folder")
     write_json(known, settings)
-    benches, found = [], {}
-    for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
-        benches.append(one := bench(seed, root))
+    benches = [bench(seed, root) for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)]
+
+    def collected() -> dict[str, Any]:
+        return {**arms.results(benches, list(names()), SPLIT.value), "settings": settings}
+
+    for one in [] if COLLECT.value else benches:
         arms.make_data(one)
-        for i, arm in enumerate(ARMS.value, 1):
+        for arm in ARMS.value:
             arms.run_arm(one, arm, SPLIT.value)
-            found = {**arms.results(benches, ARMS.value[:i], SPLIT.value), "settings": settings}
-            if seed == FIRST_SEED.value or i == len(ARMS.value):
-                write_json(root / f"results-{SPLIT.value}.json", found)
-                arms.write_page(found, root / "report.html")
+            write_json(root / f"results-{SPLIT.value}.json", collected())
+            arms.write_page(collected(), root / "report.html")
+    found = collected()
+    if PUBLISH.value:
+        publish(found)
     print(json.dumps(found))
 
 

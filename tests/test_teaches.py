@@ -1,6 +1,7 @@
 """The controlled world and its arms: texts are what they are said to be, intervals are of both seeds and problems."""
 
 import asyncio
+import json
 import random
 import sys
 from pathlib import Path
@@ -68,3 +69,21 @@ def test_the_interval_is_of_seeds_and_problems():
     width = lambda values: np.subtract(*arms.interval(values, 500)[::-1])  # noqa: E731
     assert 0.03 < width(same) < 0.07
     assert width(apart) > 4 * width(same), "seeds that differ must widen it"
+
+
+def test_a_difference_is_over_the_seeds_that_have_both_arms(tmp_path):
+    """A seed that lacks an arm counts for the others, and an arm without any is left out."""
+    said = {"tokens": 28.0, "cut_off": 0}
+    benches = []
+    for seed, evaluated in enumerate(({"asis": [0, 0], "cogpo": [1, 0]}, {"asis": [1, 1]})):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        for arm, right in evaluated.items():
+            (folder / f"eval-test-{arm}.json").write_text(json.dumps({"right": right, **said}))
+        benches.append(arms.Bench(folder, seed, {}, lambda config: None, *[0] * 2, *[0.0] * 3, *[0] * 4))
+    found = arms.results(benches, ["asis", "cogpo", "rewrites"], "test")
+    assert found["arms"]["asis"]["by_seed"] == {"0": 0.0, "1": 1.0}
+    assert found["differences"]["cogpo - asis"]["difference"] == 0.5
+    assert found["differences"]["cogpo - asis"]["seeds"] == [0]
+    assert "rewrites" not in found["arms"]
+    assert arms.differences_table(found, {"asis": "", "cogpo": ""}).splitlines()[-1].endswith("| 1 |")

@@ -187,9 +187,11 @@ def score() -> cli.Main:
 
     Rows are JSON objects {prompt, response} with an optional `system`; the same rows come out, in order, with `logp`
     (natural logarithm, summed over the response and its end token) and `tokens`. A response too long for a row is not
-    cut: `logp` is null and `reason` says why. Prints one JSON object with the counts.
+    cut: `logp` is null and `reason` says why. Prints one JSON object with the counts. With --by_step='\\n+' a row has
+    `steps` too: {end, tokens, logp} of each line (end: characters from the response's start); -logp is its surprisal.
     """
     rows = _RowFlags.define("{prompt, response[, system]}")
+    by_step = flags.DEFINE_string("by_step", "", "A regular expression that ends a step; empty: whole responses only.")
     row_length = flags.DEFINE_integer("row_length", 0, "Tokens of a row; 0: what the longest response needs.")
     batch_tokens = flags.DEFINE_integer(
         "batch_tokens", 16_384, "Tokens of a micro-batch per device (at least one row)."
@@ -206,6 +208,7 @@ def score() -> cli.Main:
             window=window.value,
             compute_dtype=rows.dtype.value or "",
             tensor=rows.tensor.value,
+            by_step=by_step.value,
             text_format=text_format,
         )
         print(json.dumps(score_file(*files, options)))

@@ -43,4 +43,18 @@ MUTANTS = [
         "q, k, v, is_causal=True, implementation",
         "tests/student/test_gpu.py::test_without_the_triton_kernel_cudnn_gets_the_segments_as_a_mask",
     ),
+    (
+        "a step ends a token too early",
+        "cogpo_jax/training/score_rows.py",
+        'np.searchsorted(ends, starts, side="right")',
+        'np.searchsorted(ends, starts + 1, side="right")',
+        "tests/training/test_score_rows.py::test_the_steps_are_the_response_and_a_step_is_what_a_prefix_lacks",
+    ),
+    (
+        "a difference takes all seeds",
+        "benchmarks/arms.py",
+        "[seed for seed in runs if seed in done[other]]",
+        "list(done[other])",
+        "tests/test_teaches.py::test_a_difference_is_over_the_seeds_that_have_both_arms",
+    ),
 ]
