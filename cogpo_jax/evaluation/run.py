@@ -7,14 +7,13 @@ finished: a kill loses nothing), then samples.jsonl, summary.json and report.htm
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cogpo_jax.atomic import atomic_file, sha256_file, write_json
+from cogpo_jax.atomic import FolderLock, atomic_file, sha256_file, write_json
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.evaluation import grading, statistics
 from cogpo_jax.evaluation.engines import Ask, Decoding, Engine, Reply
@@ -22,6 +21,7 @@ from cogpo_jax.evaluation.summary import differing, summarise
 from cogpo_jax.evaluation.tasks import Problem, Task, load_task, make_problems, problem_from_json, unreadable
 from cogpo_jax.progress import Bar, say
 from cogpo_jax.records import reader
+from cogpo_jax.records.texts import replace_surrogates
 from crv.verify import grade
 
 Key = tuple[str, int]
@@ -62,6 +62,8 @@ def evaluate(request: Evaluation) -> dict[str, Any]:
         asyncio.run(grading.check_sandbox())
     decoding = Decoding(task.temperature, task.top_p, task.max_new_tokens, request.seed)
     imported = read_responses(request.responses, problems) if request.responses else {}
+    if imported and (without := len({problem.id for problem in problems} - {name for name, _ in imported})):
+        say(f"--responses: {without} of {len(problems)} problems have no response there: they count nowhere")
     what: dict[str, Any] = {"task": dataclasses.asdict(task), "problems": len(problems), "seed": request.seed}
     if request.engine:
         request.engine.check(problems, decoding)
@@ -101,10 +103,21 @@ def load_problems(request: Evaluation) -> list[Problem]:
     return problems[: request.limit or None]
 
 
-def data_rows(source: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of a file of any form, a folder, or hf:NAME[:SPLIT]; numbers with a point as floats."""
-    for _, row in reader.read_rows(source):
-        yield json.loads(json.dumps(row, default=float))
+def data_rows(source: str) -> Iterator[dict[str, Any]]:
+    """The rows of a file of any form, a folder, or hf:NAME[:SPLIT]."""
+    return (row for _, row in _rows(source))
+
+
+def _rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row); numbers with a point as floats. Halves of surrogate pairs, which no file can hold, become U+FFFD,
+    and how many there were is said."""
+    replaced = 0
+    for where, row in reader.read_rows(source):
+        text, halves = replace_surrogates(json.dumps(row, default=float, ensure_ascii=False))
+        replaced += halves
+        yield where, json.loads(text)
+    if replaced:
+        say(f"{source}: {replaced} halves of surrogate pairs were replaced by U+FFFD")
 
 
 def _text(path: str) -> str:
@@ -115,36 +128,14 @@ def _text(path: str) -> str:
         raise UserError(f"--few_shot: {path}: cannot be read: {error}") from None
 
 
-def read_rows(path: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of a JSONL file, a JSON array, or BIG-Bench's {"examples": [...]}."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    with contextlib.suppress(ValueError):
-        whole = json.loads(text)
-        whole = whole.get("examples", [whole]) if isinstance(whole, dict) else whole
-        if isinstance(whole, list):
-            text = "\n".join(json.dumps(row) for row in whole)
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: must be a JSON object")
-            yield row
-
-
 def read_responses(path: str, problems: Sequence[Problem]) -> dict[Key, dict[str, Any]]:
     """Responses from elsewhere by (id, sample). A row without `sample` is its problem's next one.
 
     Raises UserError for a row of no problem here, a second row of the same sample, or one that is no text.
     """
     known, found = {p.id for p in problems}, dict[Key, dict[str, Any]]()
-    for number, row in enumerate(read_rows(path), start=1):
-        where, name = f"{path}:{number}", str(row.get("id"))
+    for where, row in _rows(path):
+        name = str(row.get("id"))
         if "id" not in row or "response" not in row:
             raise UserError(
                 f"{where}: {'response' if 'id' in row else 'id'}: missing; rows are {{id, sample, response}}"
@@ -157,8 +148,6 @@ def read_responses(path: str, problems: Sequence[Problem]) -> dict[Key, dict[str
         if (name, sample) in found:
             raise UserError(f"{where}: sample: {sample}: problem {name!r} has it already")
         found[name, sample] = {"response": response, **{k: row.get(k) for k in ("tokens", "finish_reason", "order")}}
-    if not found:
-        raise UserError(f"{path}: no responses; rows are {{id, sample, response}}")
     return found
 
 
@@ -185,7 +174,9 @@ class Journal:
         self._file = open(path, "ab")  # noqa: SIM115 - open as long as the journal
 
     def append(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+        text, halves = replace_surrogates(json.dumps(row, ensure_ascii=False))  # a server may send half a pair
+        row = json.loads(text) if halves else row
+        self._file.write(text.encode() + b"\n")
         self._file.flush()
         if self.durable:
             os.fsync(self._file.fileno())
@@ -196,8 +187,7 @@ class Journal:
 def evaluation_folder(output: str, what: Mapping[str, Any], problems: Sequence[Problem]) -> Iterator[Path]:
     """The folder, held by this process alone, of exactly this evaluation."""
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with FolderLock(folder):
         path = folder / "evaluation.json"
         what = json.loads(json.dumps(what))
         if path.is_file():
@@ -205,7 +195,7 @@ def evaluation_folder(output: str, what: Mapping[str, Any], problems: Sequence[P
             if different := differing(there, what):
                 name, old, new = different[0]
                 raise UserError(f"--output: {output}: holds an evaluation with {name} {old!r:.80}, not {new!r:.80}")
-            asked = {row["id"]: _digest(problem_from_json(row)) for row in read_rows(str(folder / "problems.jsonl"))}
+            asked = {row["id"]: _digest(problem_from_json(row)) for row in _lines(folder / "problems.jsonl")}
             if asked != {p.id: _digest(p) for p in problems}:
                 raise UserError(f"--output: {output}: holds an evaluation of other problems or prompts")
         elif any(f.name != ".lock" for f in folder.iterdir()):
@@ -218,15 +208,9 @@ def evaluation_folder(output: str, what: Mapping[str, Any], problems: Sequence[P
         yield folder
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One writer to a folder."""
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--output: {folder}: another evaluation is writing there") from None
-        yield
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as f:
+        yield from map(json.loads, f)
 
 
 def _digest(problem: Problem) -> tuple[Any, ...]:
@@ -276,7 +260,7 @@ def finish(
         samples.append({**identity, **fields, **{k: v for k, v in verdicts.rows[key].items() if k not in identity}})
     with atomic_file(folder / "samples.jsonl") as f:
         for row in samples:
-            f.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+            f.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     summary = {
         "task": what["task"]["name"],
         "model": what["model"],
@@ -334,13 +318,13 @@ def regrade(output: str, allow_code: bool = False, workers: int = 2) -> dict[str
     what = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     if what["task"]["grader"] == "code" and not allow_code:
         raise UserError("--allow_code: missing: grading this task runs programs that a model wrote")
-    problems = [problem_from_json(row) for row in read_rows(str(folder / "problems.jsonl"))]
-    with locked(folder):
+    problems = [problem_from_json(row) for row in _lines(folder / "problems.jsonl")]
+    with FolderLock(folder):
         path = folder / "samples.jsonl"
-        before = {(row["id"], row["sample"]): row["verdict"] for row in read_rows(str(path))} if path.is_file() else {}
+        before = {(row["id"], row["sample"]): row["verdict"] for row in _lines(path)} if path.is_file() else {}
         (folder / "verdicts.jsonl").unlink(missing_ok=True)
         summary = finish(folder, problems, what, Journal(folder / "generated.jsonl"), allow_code, workers)
-        after = {(row["id"], row["sample"]): row["verdict"] for row in read_rows(str(path))}
+        after = {(row["id"], row["sample"]): row["verdict"] for row in _lines(path)}
     return {**summary, "changed": sum(before.get(key) not in (None, verdict) for key, verdict in after.items())}
 
 

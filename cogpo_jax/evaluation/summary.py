@@ -86,7 +86,7 @@ def read_samples(folder: str | Path) -> list[dict[str, Any]]:
     path = Path(folder, "samples.jsonl")
     if not path.is_file():
         raise UserError(f"{folder}: holds no finished evaluation (samples.jsonl)")
-    with path.open(encoding="utf-8", errors="surrogatepass") as f:
+    with path.open(encoding="utf-8") as f:
         return [json.loads(line) for line in f]
 
 
@@ -129,7 +129,8 @@ def sentence(result: Mapping[str, Any]) -> str:
     needed = result["problems_needed"]
     return (
         f"{100 * result['a']:.1f} -> {100 * result['b']:.1f}, {100 * result['difference']:+.1f} points "
-        f"({100 * result['low']:+.1f} to {100 * result['high']:+.1f}), {result['test']} p = {result['p']:.3g}; "
+        f"({100 * result['low']:+.1f} to {100 * result['high']:+.1f}), "
+        f"{result['test']} p = {result['p']:.3g}, mid-p = {result['mid_p']:.3g}; "
         f"{result['better_with_b']} problems better, {result['worse_with_b']} worse; "
         + (f"about {needed:,} problems show a difference like that" if needed else "no difference to show")
     )

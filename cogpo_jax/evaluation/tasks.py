@@ -92,7 +92,7 @@ def load_task(name: str, columns: Sequence[str] = (), **changes: Any) -> Task:
 
     `columns`: "problem:COL" puts a column before the task's own; `changes` that are not None replace fields.
     """
-    path = Path(name) if name.endswith(".toml") else TASKS / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else TASKS / f"{name.lower()}.toml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in TASKS.glob("*.toml")))
         raise UserError(f"--task: {name!r}: no such task; give one of {known}, or a .toml file")
@@ -160,6 +160,9 @@ def _fields(task: Task, row: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(found["problem"], str) or not found["problem"].strip():
         raise UserError(f"{where}: problem: {found['problem']!r:.60}: must be a text")
     if task.grader == "choice":
+        labels = found["choices"].get("label") if isinstance(found["choices"], Mapping) else None
+        if isinstance(labels, list) and str(found["answer"]) in map(str, labels):  # ARC: options by label, "1" or "A"
+            found["answer"] = list(map(str, labels)).index(str(found["answer"]))
         found["choices"] = _options(found["choices"], where)
         found["answer"] = _key(found["answer"], found["choices"], where)
     elif task.grader == "code":

@@ -157,7 +157,7 @@ BAD_RESPONSES = [
     ([{"id": "zz", "response": "x"}], "texts.jsonl:1: id: 'zz': no such problem"),
     ([{"id": "p0", "sample": 0, "response": "x"}] * 2, "texts.jsonl:2: sample: 0: problem 'p0' has it already"),
     ([{"id": "p0", "response": 7}], "texts.jsonl:1: response must be a text"),
-    ([], "no responses"),
+    ([], "empty: no rows in it"),
 ]
 
 
@@ -167,6 +167,26 @@ def test_responses_that_do_not_fit_are_refused(rows: list[dict[str, Any]], messa
     with pytest.raises(UserError, match=re.escape(message)):
         evaluate(Evaluation(load_task("math"), data, str(tmp_path / "out"), responses=given))
     assert not (tmp_path / "out").exists()
+
+
+def test_half_a_surrogate_pair_in_any_text_is_replaced_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = "\ud83d"
+    data = write(tmp_path / "data.jsonl", [{"id": f"a{half}", "problem": f"q{half}", "answer": "7"}])
+    given = write(tmp_path / "texts.jsonl", [{"id": f"a{half}", "response": f"{half} \\boxed{{7}}"}])
+    summary = evaluate(Evaluation(load_task("math"), data, str(tmp_path / "out"), responses=given))
+    assert summary["verdicts"]["correct"] == 1
+    assert "\ufffd" in (tmp_path / "out" / "samples.jsonl").read_text(encoding="utf-8")
+    said = capsys.readouterr().err
+    assert "data.jsonl: 2 halves of surrogate pairs" in said
+    assert "texts.jsonl: 2 halves of surrogate pairs" in said
+
+
+def test_problems_without_a_response_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, given = write(tmp_path / "data.jsonl", PROBLEMS), write(tmp_path / "texts.jsonl", responses([boxes(0)]))
+    evaluate(Evaluation(load_task("math"), data, str(tmp_path / "out"), responses=given))
+    assert f"{len(PROBLEMS) - 1} of {len(PROBLEMS)} problems have no response" in capsys.readouterr().err
 
 
 def test_a_task_without_data_is_refused(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_gold_answers_are_unwrapped(value: Any, gold: str) -> None:
         {"question": "q", "A": "a", "B": "b", "C": "c", "D": "d", "answer": "C"},
         {"question": "q", "choices": {"label": list("ABCD"), "text": ["a", "b", "c", "d"]}, "answer": "(C)"},
         {"question": "q", "choices": ["w", "x", "yes", "z"], "answer": "yes"},
+        {"question": "q", "choices": {"label": list("1234"), "text": ["a", "b", "c", "d"]}, "answerKey": "3"},
+        {"question_stem": "q", "choices": {"label": list("ABCD"), "text": ["a", "b", "c", "d"]}, "answerKey": "C"},
     ],
 )
 def test_a_key_may_be_a_letter_a_place_or_a_text(row: dict[str, Any]) -> None:

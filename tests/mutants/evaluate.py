@@ -4,6 +4,13 @@ _HERE, _TESTS = "cogpo_jax/evaluation", "tests/evaluation"
 
 MUTANTS = [
     (
+        "half a surrogate pair of a row stays",
+        "cogpo_jax/evaluation/run.py",
+        "yield where, json.loads(text)",
+        "yield where, json.loads(json.dumps(row, default=float))",
+        f"{_TESTS}/test_run.py::test_half_a_surrogate_pair_in_any_text_is_replaced_and_said",
+    ),
+    (
         "a letter that is called wrong is chosen",
         "cogpo_jax/evaluation/grading.py",
         "(?=[.,。\\s]*$)",
