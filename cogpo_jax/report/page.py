@@ -147,6 +147,7 @@ def _sft_section(run: Training) -> dict[str, Any]:
             {"train": _series(run, "loss"), "held out": heldout}, "step", "NLL per token (nats)", unigram
         ),
         "has_unigram": unigram is not None,
+        "answers": _answers(run),
         "facts": _facts(run),
     }
 
@@ -162,8 +163,25 @@ def _cogpo_section(run: Training) -> dict[str, Any]:
             "log-ratio to the SFT model (nats)",
             zero=0.0,
         ),
+        "answers": _answers(run),
         "facts": _facts(run),
     }
+
+
+def _answers(run: Training) -> list[charts.Plot]:
+    """Accuracy (with its interval) and length of the answers that `eval.generate` let the student give, by step."""
+    read = [(line["step"], line["generate"]) for line in run.evaluations if "generate" in line]
+    rates = {"right": "accuracy", "95% from": "accuracy_low", "95% to": "accuracy_high", "cut off": "truncated"}
+    sizes = {name: f"tokens_{name}" for name in ("mean", "median", "p90")}
+
+    def curves(names: Mapping[str, str], scale: float) -> dict[str, list[charts.Point]]:
+        return {name: [(n, scale * g[key]) for n, g in read if _finite(g.get(key))] for name, key in names.items()}
+
+    some = [
+        charts.lines(curves(rates, 100), "step", "problems answered (%)"),
+        charts.lines(curves(sizes, 1), "step", "tokens of an answer"),
+    ]
+    return [plot for plot in some if plot is not None] if read else []
 
 
 def _heldout_section(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The page about a run: whole without anything from outside, honest, and safe to open whatever a model wrote."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cogpo_jax.records import Group, Pair, Response, write_data
-from cogpo_jax.report.page import build_page, honest_sentence, shown_problems
+from cogpo_jax.report.page import _answers, build_page, honest_sentence, shown_problems
 from cogpo_jax.report.run_files import Data, Training, heldout_table, read_data
 
 HOSTILE = '<script>alert("x")</script>'
@@ -111,6 +112,26 @@ def test_sections_without_their_part_are_left_out():
     assert "SFT on the suitable responses" in page
     assert "Five problems" not in page
     assert "held-out pairs" not in page.lower()
+
+
+def test_the_answers_during_training_are_curves():
+    def read(step, accuracy):
+        answers = {
+            "accuracy": accuracy,
+            "accuracy_low": 0.1,
+            "accuracy_high": 0.9,
+            "truncated": 0.0,
+            "tokens_mean": 7.0,
+        }
+        return {"step": step, "generate": answers}
+
+    some = dataclasses.replace(SFT, evaluations=(*SFT.evaluations, read(4, 0.25), read(8, 0.5)))
+    accuracy, tokens = _answers(some)
+    assert set(accuracy.series) == {"right", "95% from", "95% to", "cut off"}
+    assert len(accuracy.series["right"]) == 2
+    assert set(tokens.series) == {"mean"}
+    assert build_page(sft=some).count("Answers during SFT") == 2
+    assert "Answers during" not in build_page(sft=SFT, cogpo=COGPO)
 
 
 def test_five_problems_held_out_first_and_labels_in_turn():
