@@ -1,6 +1,6 @@
 """Peak memory of reading 10,000 and 1,000,000 rows, each in a fresh process: it must not grow with the input.
 
-    python benchmarks/data_memory.py [--rows=1000000]
+    python benchmarks/data_memory.py [--rows=1000000] [--containers=parquet,jsonl.gz]
 
 Synthetic problems with chains of about 350 characters, as Parquet and as .jsonl.gz, read and recognised as
 `cogpo crv` and `cogpo convert` do. Prints one JSON object a run: rows, container, peak memory and seconds.
@@ -21,6 +21,7 @@ from absl import flags
 from cogpo_jax import cli
 
 ROWS = flags.DEFINE_integer("rows", 1_000_000, "Rows of the large file; the small one has 10,000.")
+CONTAINERS = flags.DEFINE_list("containers", ["parquet", "jsonl.gz"], "The containers to read.")
 FILE = flags.DEFINE_string("read", "", "Reads this file and prints its peak (the script's own child).")
 
 
@@ -69,9 +70,9 @@ def main() -> None:
         read(FILE.value)
         return
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("a.parquet", "a.jsonl.gz"):
+        for name in CONTAINERS.value:
             for rows in (10_000, ROWS.value):
-                path = Path(folder) / name
+                path = Path(folder) / f"a.{name}"
                 make(path, rows)
                 subprocess.run([sys.executable, __file__, f"--read={path}"], check=True)
 

@@ -1,8 +1,8 @@
 """Rows of anyone's data, whatever file they came in: told by content, not by name, and streamed.
 
-JSON lines, a JSON array or `{"data": [...]}`, CSV, Parquet, Arrow; JSON and CSV also gzipped, zstd, bz2 or xz; a folder
-written by `datasets.save_to_disk`, a cloned hub repository, any folder or glob of such files;
-`hf:NAME[@CONFIG][:SPLIT]`. No code of a data set is ever run.
+JSON lines, a JSON array or an object that holds one, CSV, Parquet, Arrow; JSON and CSV in UTF-8, -16 or -32, also
+compressed (gzip, zstd, lz4, bz2, xz); a folder written by `datasets.save_to_disk`, a cloned hub repository, any folder
+or glob of such files; `hf:NAME[@CONFIG][:SPLIT]`. No code of a data set is ever run.
 """
 
 import codecs
@@ -13,25 +13,29 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.records.sources import find_files, fingerprint, pick, remote_parts
+from cogpo_jax.records.sources import find_files, fingerprint, named_split, pick, remote_parts
 
 __all__ = ["find_files", "fingerprint", "read_rows"]
 
 Row = dict[str, Any]
 Bad = Callable[[str, str], None]  # place and reason of a row that is none
+_Refuse = Callable[[str, str, str], None]  # place, reason and message of a row that is none
 Progress = Callable[[float], None]  # share of the input that is read, 0..1
 
-_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"(\xb5/\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "lzma"}
-_WRAPPERS = ("data", "rows", "examples", "instances", "items", "train")
-_WRAPPED = re.compile(r'"(?:' + "|".join(_WRAPPERS) + r')"\s*:\s*\[\s*(?=[\[{])')
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"(\xb5/\xfd": "zstd", b'\x04"M\x18': "lz4", b"BZh": "bz2", b"\xfd7zXZ": "lzma"}
+# What holds the rows of a file that is one object.
+_WRAPPERS = ("data", "rows", "examples", "instances", "items", "records", "results", "problems", "questions", "samples")
 _BATCH = 256  # rows of a columnar file made into Python objects at a time
 _CHUNK = 1 << 16
+_HEAD = 1 << 20  # bytes that tell what a text is
+_SPACE = " \t\r\n"
+_JSON = json.JSONDecoder(parse_float=Decimal)  # 0.10 stays 0.10
 
 
 def read_rows(
@@ -43,36 +47,47 @@ def read_rows(
     from what has several; without them: `train` and `default`, or the only one. `bad` is told of each row that cannot
     be read, and reading goes on; without it, and for whatever spoils a whole file, UserError names the place.
     """
+    told = ""
+
+    def refuse(place: str, reason: str, message: str) -> None:
+        nonlocal told
+        told = told or f"input: {place}: {message}"
+        if bad is None:
+            raise UserError(told)
+        bad(place, reason)
+
     remote = remote_parts(os.fspath(source))
     rows: Iterator[tuple[str, Row]]
     if remote:
         rows = _remote_rows(*remote[:2], split or remote[2])
     else:
-        rows = _local_rows(find_files(source, split), bad, progress or (lambda share: None))
+        files, split = find_files(source, split), split or named_split(source)
+        rows = _local_rows(files, split, refuse, progress or (lambda share: None))
     first = next(rows, None)
     if first is None:
-        raise UserError(f"input: {source}: empty: no rows in it")
+        raise UserError(told or f"input: {source}: empty: no rows in it")
     return itertools.chain([first], rows)
 
 
-def _local_rows(files: list[Path], bad: Bad | None, progress: Progress) -> Iterator[tuple[str, Row]]:
+def _local_rows(files: list[Path], split: str, refuse: _Refuse, progress: Progress) -> Iterator[tuple[str, Row]]:
     for number, path in enumerate(files):
 
         def share(done: float, number: int = number) -> None:
             progress((number + done) / len(files))
 
         try:
-            yield from _file_rows(path, bad, share)
+            yield from _file_rows(path, split, refuse, share)
         except UserError:
             raise
+        except UnicodeError as error:
+            raise UserError(f"input: {path}: not UTF-8 ({error}); save it as UTF-8") from error
         except (OSError, EOFError, ValueError) as error:  # pyarrow's and gzip's own errors among them
             raise UserError(f"input: {path}: damaged or cut off ({' '.join(str(error).split())[:200]})") from error
 
 
-def _file_rows(path: Path, bad: Bad | None, share: Progress) -> Iterator[tuple[str, Row]]:
+def _file_rows(path: Path, split: str, refuse: _Refuse, share: Progress) -> Iterator[tuple[str, Row]]:
     with open(path, "rb") as raw:
         magic = raw.read(8)
-        raw.seek(0)
         if magic.startswith(b"PAR1"):
             yield from _parquet_rows(path, share)
         elif magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
@@ -80,9 +95,14 @@ def _file_rows(path: Path, bad: Bad | None, share: Progress) -> Iterator[tuple[s
         elif magic.startswith(b"version "):
             raise UserError(f"input: {path}: a Git LFS pointer, not the data; run `git lfs pull` in its folder")
         else:
+            with open(path, "rb") as start:
+                head = _decompressed(start, magic).read(_HEAD)
+            raw.seek(0)
             size = max(path.stat().st_size, 1)
-            for place, row in _text_rows(path, _decompressed(raw, magic), bad):
-                share(raw.tell() / size)
+            rows = _text_rows(path, head, _decompressed(raw, magic), split, refuse)
+            for number, (place, row) in enumerate(rows):
+                if number % _BATCH == 0:
+                    share(raw.tell() / size)
                 yield place, row
 
 
@@ -90,83 +110,85 @@ def _decompressed(raw: BinaryIO, magic: bytes) -> BinaryIO:
     kind = next((kind for start, kind in _COMPRESSIONS.items() if magic.startswith(start)), "")
     if not kind:
         return raw
-    if kind == "zstd":
+    if kind in ("zstd", "lz4"):
         import pyarrow
 
-        return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd")))
+        return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(raw, kind)))
     module: Any = importlib.import_module(kind)
     return cast(BinaryIO, io.BufferedReader(module.open(raw)))
 
 
-def _text_rows(path: Path, data: BinaryIO, bad: Bad | None) -> Iterator[tuple[str, Row]]:
-    """Rows of JSON or CSV, told apart by the first line that is not blank."""
-    lines: Iterator[bytes] = iter(data.readline, b"")
-    number, first = next(((i, line) for i, line in enumerate(lines, 1) if line.strip(b"\xef\xbb\xbf \t\r\n")), (0, b""))
-    if not number:
-        raise UserError(f"input: {path}: empty: no rows in it")
-    first = first.removeprefix(b"\xef\xbb\xbf")
-    start = first.lstrip()
-    if start[:1] == b"[" or (start[:1] == b"{" and _is_wrapped(start, lines_ahead := list(itertools.islice(lines, 8)))):
-        ahead = [first, *(lines_ahead if start[:1] == b"{" else [])]
-        yield from _array_rows(path, _Text(ahead, data), start[:1] == b"{", bad)
-    elif start[:1] == b"{":
-        yield from _lines_rows(path, itertools.chain([first], lines_ahead, lines), number, bad)
-    elif _is_header(path, first):
-        lines = itertools.chain([first], lines)
-        yield from _csv_rows(path, (line.decode("utf-8", "replace") for line in lines), b"\t" in first, number)
+def _text_rows(path: Path, head: bytes, data: BinaryIO, split: str, refuse: _Refuse) -> Iterator[tuple[str, Row]]:
+    """Rows of JSON or CSV in UTF-8, -16 or -32, told apart by the first two lines that are not blank."""
+    encoding = json.detect_encoding(head)
+    text = head.decode(encoding, "replace").lstrip()
+    if "\0" in text[:4096]:
+        raise UserError(
+            f"input: {path}: a binary file or an archive; want JSONL, JSON, CSV, Parquet or Arrow, unpacked"
+        )
+    first, _, rest = text.partition("\n")
+    if text[:1] in ("{", "[") and not _is_lines(first.strip(), rest.strip().partition("\n")[0].strip()):
+        buffer = _Text(data, encoding)
+        rows = _array_rows if text[0] == "[" else _object_rows
+        yield from rows(path, buffer, split, refuse)
+    elif text[:1] not in ("{", "[") and (delimiter := _delimiter(path, first[:4096].partition("\r")[0])):
+        yield from _csv_rows(path, io.TextIOWrapper(data, encoding, newline=""), delimiter, refuse)
+    elif encoding.startswith("utf-8"):
+        yield from _lines_rows(path, data, refuse)
     else:
-        _refuse(bad, f"{path}:{number}", "not JSON: each line must be one JSON object (or give an array, or CSV)")
-        yield from _lines_rows(path, lines, number + 1, bad)
+        lines = io.TextIOWrapper(data, encoding, newline="\n")
+        yield from _lines_rows(path, (line.encode("utf-8", "surrogatepass") for line in lines), refuse)
 
 
-def _is_wrapped(first: bytes, ahead: list[bytes]) -> bool:
-    """Whether a text that begins with a brace is one object around the rows, not a row a line."""
-    head = b"".join([first, *ahead])[: 1 << 20].decode("utf-8", "replace")
-    found = _WRAPPED.search(head)
-    if found is None or head[: found.start()].count("{") != 1:
+def _is_lines(first: str, second: str) -> bool:
+    """Whether each line is a row, by the first two: the first is whole, or broken and not merely the start of more."""
+    if _is_json(first):
+        return bool(second)
+    return first[-1:] not in "[{,:" and second[:1] == "{" and _is_json(second)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _JSON.decode(text)
+    except (ValueError, RecursionError):
         return False
-    return not any(line.lstrip().startswith(b"{") and line.rstrip(b" \r\n,").endswith(b"}") for line in ahead[:1])
+    return True
 
 
-def _is_header(path: Path, line: bytes) -> bool:
-    cells = re.split(r"[,\t]", line.decode("utf-8", "replace").strip())
-    plain = all(re.fullmatch(r'"?[\w .-]{1,60}"?', cell) for cell in cells)
-    return (plain and len(cells) > 1) or path.suffix in (".csv", ".tsv")
-
-
-def _lines_rows(path: Path, lines: Iterator[bytes], start: int, bad: Bad | None) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(lines, start):
+def _lines_rows(path: Path, lines: Iterable[bytes], refuse: _Refuse) -> Iterator[tuple[str, Row]]:
+    for number, line in enumerate(lines, 1):
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if line.strip():
             place = f"{path}:{number}"
             try:
-                value = json.loads(line, parse_float=Decimal)
+                value = _JSON.decode(str(line, "utf-8", "surrogatepass"))
             except (ValueError, RecursionError) as error:
-                _refuse(bad, place, f"not JSON ({_told(error)}): each line must be one JSON object")
+                refuse(place, "not_json", f"not JSON ({_told(error)}): each line must be one JSON object")
                 continue
-            yield from _as_row(place, value, bad)
+            yield from _as_row(place, value, refuse)
 
 
-def _as_row(place: str, value: Any, bad: Bad | None) -> Iterator[tuple[str, Row]]:
+def _as_row(place: str, value: Any, refuse: _Refuse) -> Iterator[tuple[str, Row]]:
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         value = {"conversations": value}  # Open-Reasoner-Zero: a row is a bare list of turns
     if isinstance(value, dict):
         inner = value.get("row")  # the form of the hub's own /rows service
         yield place, inner if isinstance(inner, dict) and "row_idx" in value else value
     else:
-        _refuse(bad, place, f"{type(value).__name__}: each row must be one JSON object")
+        refuse(place, "not_an_object", f"{type(value).__name__}: each row must be one JSON object")
 
 
 class _Text:
     """A growing text: what has been read and not yet been used."""
 
-    def __init__(self, ahead: list[bytes], data: BinaryIO):
+    def __init__(self, data: BinaryIO, encoding: str):
         self._data = data
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self.text, self.at, self.ended = self._decode(b"".join(ahead)), 0, False
+        self._decode = codecs.getincrementaldecoder(encoding)().decode
+        self.text, self.at, self.ended = "", 0, False
 
     def more(self, size: int = _CHUNK) -> None:
         chunk = self._data.read(size)
-        self.ended = len(chunk) < size and not (chunk and self._data.peek(1) if hasattr(self._data, "peek") else chunk)
+        self.ended = not chunk
         self.text, self.at = self.text[self.at :] + self._decode(chunk, self.ended), 0
 
     def skip(self, characters: str) -> str:
@@ -178,51 +200,123 @@ class _Text:
                 return self.text[self.at : self.at + 1]
             self.more()
 
-
-def _array_rows(path: Path, text: _Text, wrapped: bool, bad: Bad | None) -> Iterator[tuple[str, Row]]:
-    decoder = json.JSONDecoder(parse_float=Decimal)
-    if wrapped:
-        while (found := _WRAPPED.search(text.text)) is None and not text.ended:
-            text.more()
-        text.at = found.end() if found else 0
-    else:
-        text.skip(" \t\r\n")
-        text.at += 1
-    for number in itertools.count():
-        if (following := text.skip(" \t\r\n,")) == "]":
-            return
-        place, size = f"{path}[{number}]", _CHUNK
-        if not following:
-            raise UserError(f"input: {place}: the JSON array is cut off")
+    def value(self, place: str) -> Any:
+        """The JSON value that begins here, passed over."""
+        size = _CHUNK
         while True:
             try:
-                value, end = decoder.raw_decode(text.text, text.at)
-                if end < len(text.text) or text.ended:
-                    break
+                value, end = _JSON.raw_decode(self.text, self.at)
+                if end < len(self.text) or self.ended:
+                    self.at = end
+                    return value
             except (ValueError, RecursionError) as error:
-                if text.ended or isinstance(error, RecursionError):
+                if self.ended or isinstance(error, RecursionError):
                     raise UserError(f"input: {place}: not JSON ({_told(error)})") from error
-            text.more(size)
+            self.more(size)
             size *= 2
-        text.at = end
-        yield from _as_row(place, value, bad)
+
+    def at_records(self) -> bool:
+        """Whether a list of objects or lists begins here."""
+        while len(self.text) - self.at < 1000 and not self.ended:
+            self.more()
+        return bool(re.compile(r"\[\s*[\[{]").match(self.text, self.at))
 
 
-def _csv_rows(path: Path, lines: Iterator[str], tabs: bool, number: int) -> Iterator[tuple[str, Row]]:
+def _array_rows(
+    path: Path, text: _Text, split: str, refuse: _Refuse, columns: list[str] | None = None
+) -> Iterator[tuple[str, Row]]:
+    text.skip(_SPACE)
+    text.at += 1
+    for number in itertools.count():
+        if (following := text.skip(_SPACE + ",")) == "]":
+            return
+        place = f"{path}[{number}]"
+        if not following:
+            raise UserError(f"input: {place}: the JSON array is cut off")
+        value = text.value(place)
+        yield from _as_row(place, dict(zip(columns, value, strict=True)) if columns else value, refuse)
+
+
+def _object_rows(path: Path, text: _Text, split: str, refuse: _Refuse) -> Iterator[tuple[str, Row]]:
+    """Rows of the object that holds them all, streamed where its name tells so; or objects one after another."""
+    text.skip(_SPACE)
+    text.at += 1
+    held: Row = {}
+    while (following := text.skip(_SPACE + ",")) != "}":
+        if not following:
+            raise UserError(f"input: {path}: not JSON (cut off)")
+        name = str(text.value(f"{path}[0]"))
+        text.skip(_SPACE + ":")
+        if name in (*_WRAPPERS, split or "train") and text.at_records():
+            columns = held.get("columns")  # pandas' form "split"
+            yield from _array_rows(path, text, split, refuse, columns if isinstance(columns, list) else None)
+            return
+        held[name] = text.value(f"{path}[0]")
+    text.at += 1
+    if not text.skip(_SPACE + ","):
+        yield from ((f"{path}[{number}]", row) for number, row in enumerate(_held_rows(path, held, split)))
+        return
+    yield f"{path}[0]", held
+    for number in itertools.count(1):
+        if not text.skip(_SPACE + ","):
+            return
+        yield from _as_row(f"{path}[{number}]", text.value(f"{path}[{number}]"), refuse)
+
+
+def _held_rows(path: Path, held: Row, split: str) -> list[Row]:
+    """The rows of a file's only object: lists of rows by split, rows by id, columns of cells; or it is one row."""
+    values = list(held.values())
+    cells = [cell for value in values for cell in (value if isinstance(value, list) else [value])]
+    if not any(values) or any(isinstance(cell, dict) and {"role", "from"} & cell.keys() for cell in cells):
+        return [held] if any(values) else []
+    if all(isinstance(value, list) for value in values):
+        if all(isinstance(cell, dict) for cell in cells):
+            return list(values[0] if len(held) == 1 else held[pick(path, "split", split, list(held), "train")])
+        if len(held) > 1 and len({len(value) for value in values}) == 1:
+            return [dict(zip(held, row, strict=True)) for row in zip(*values, strict=True)]
+    if len(held) > 1 and all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values):
+        if all(key.isdigit() for key in values[0]):  # pandas: columns of cells by number
+            return [{name: column[key] for name, column in held.items()} for key in values[0]]
+        return [{"id": key} | row for key, row in held.items()]
+    return [held]
+
+
+def _delimiter(path: Path, line: str) -> str:
+    """What parts the cells of a CSV's header, "" where the line is none."""
+    found = max(",\t;|", key=line.count)
+    cells = next(csv.reader([line], delimiter=found), [])
+    plain = all(re.fullmatch(r"[\w .()/#-]{0,60}", cell.strip()) for cell in cells)
+    return found if (plain and len(cells) > 1) or {".csv", ".tsv"} & set(path.suffixes) else ""
+
+
+def _csv_rows(path: Path, lines: Iterable[str], delimiter: str, refuse: _Refuse) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(1 << 28)  # a chain of thought is longer than csv's own limit
-    reader = csv.DictReader(lines, delimiter="\t" if tabs else ",", restkey="(more cells than columns)")
-    for row in reader:
-        yield f"{path}:{number - 1 + reader.line_num}", {name: _cell(cell) for name, cell in row.items()}
-
-
-def _cell(cell: Any) -> Any:
-    """A cell of CSV: empty is none, a JSON object or list of objects is that."""
-    if isinstance(cell, str) and re.match(r'\[\s*\{\s*"|\{\s*"', cell):
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    names = next((cells for cells in reader if any(cells)), [])
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise UserError(f"input: {path}: the column {twice[0]!r} stands twice in the header")
+    while True:
         try:
-            return json.loads(cell, parse_float=Decimal)
+            cells = next(reader, None)
+        except csv.Error as error:
+            refuse(f"{path}:{reader.line_num}", "not_csv", f"not CSV ({error})")
+            continue
+        if cells is None:
+            return
+        if any(cells[len(names) :]):
+            refuse(f"{path}:{reader.line_num}", "more_cells_than_columns", "more cells than columns")
+        elif cells:
+            yield f"{path}:{reader.line_num}", dict(zip(names, map(_cell, cells), strict=False))
+
+
+def _cell(cell: str) -> Any:
+    """A cell of CSV: empty is none, a JSON object or list of objects is that."""
+    if re.match(r'\[\s*\{\s*"|\{\s*"', cell):
+        try:
+            return _JSON.decode(cell)
         except (ValueError, RecursionError):
             return cell
-    return cell if cell != "" else None
+    return cell or None
 
 
 def _parquet_rows(path: Path, share: Progress) -> Iterator[tuple[str, Row]]:
@@ -271,9 +365,3 @@ def _remote_rows(name: str, config: str, split: str) -> Iterator[tuple[str, Row]
 
 def _told(error: BaseException) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-def _refuse(bad: Bad | None, place: str, reason: str) -> None:
-    if bad is None:
-        raise UserError(f"{place}: {reason}")
-    bad(place, "not_json" if reason.startswith("not JSON") else "not_an_object")

@@ -14,7 +14,7 @@ _EXTENSIONS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "dev": "validation"}
 _SPLITS |= dict.fromkeys(("validation", "valid", "val"), "validation")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
-_NOT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "package.json")
+_NOT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "config.json")
 
 
 def fingerprint(source: str | os.PathLike[str], split: str = "") -> str:
@@ -53,6 +53,11 @@ def _parts(name: str) -> tuple[str, str, str]:
     return name, config, split
 
 
+def named_split(source: str | os.PathLike[str]) -> str:
+    """The split that a source itself names."""
+    return "" if Path(source).exists() else _parts(os.fspath(source).removeprefix("hf:"))[2]
+
+
 def remote_parts(source: str) -> tuple[str, str, str] | None:
     """(name, config, split) of an `hf:` name that is no local folder, None of anything else."""
     if not source.startswith("hf:"):
@@ -81,8 +86,8 @@ def _folder_files(folder: Path, config: str, split: str) -> list[Path]:
 
 def pick(folder: Path, what: str, wanted: str, there: list[str], usual: str) -> str:
     """The wanted one of a folder's configs or splits, else the usual or only one; UserError lists those there are."""
-    if wanted in there:
-        return wanted
+    if wanted in there or _SPLITS.get(wanted) in there:
+        return wanted if wanted in there else _SPLITS[wanted]
     if not wanted and usual in there:
         return usual
     begins = [name for name in there if name.startswith(usual)] if len(there) > 1 else there
@@ -127,7 +132,7 @@ def _guessed_splits(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         within = path.relative_to(folder)
-        name = re.sub(r"\.(gz|zst|bz2|xz)$", "", path.name)
+        name = re.sub(r"\.(gz|zst|lz4|bz2|xz)$", "", path.name.lower())
         hidden = any(part.startswith((".", "_")) for part in within.parts)
         if not name.endswith(_EXTENSIONS) or name in _NOT_DATA or hidden or not path.is_file():
             continue

@@ -71,6 +71,8 @@ def text_of(value: Any) -> str:
     """
     if value is None or isinstance(value, str):
         return value or ""
+    if isinstance(value, bytes):  # a binary column of Parquet
+        return value.decode()
     if isinstance(value, bool):
         raise ValueError(f"{value}: want a text")
     if isinstance(value, int):
@@ -203,7 +205,7 @@ _STATED = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*:?\s*(?P<gold>[^\n
 
 def split_hashes(text: str) -> tuple[str, str]:
     """(chain, gold) of a text that ends in `#### GOLD`, as in GSM8K; calculator marks `<<...>>` are left out."""
-    found = list(_HASHES.finditer(text))
+    found = list(_HASHES.finditer(text)) if "####" in text else []
     if not found:
         return text, ""
     return _CALCULATIONS.sub("", text[: found[-1].start()]).strip(), unwrap_gold(found[-1]["gold"])
@@ -295,7 +297,10 @@ def find_path(row: dict[str, Any], path: str) -> Any:
 
 def _selected(value: Any, selector: str, row: dict[str, Any], name: str) -> Any:
     if isinstance(value, dict) and selector in ("user", "assistant", "system"):
-        value = [{"role": role, "content": text} for role, text in turns_of(value)]
+        try:
+            value = [{"role": role, "content": text} for role, text in turns_of(value)]
+        except ValueError:
+            return None
     if not isinstance(value, list) or not value:
         return None
     if re.fullmatch(r"-?\d+", selector):

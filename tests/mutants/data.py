@@ -56,15 +56,15 @@ MUTANTS = [
     (
         "a byte order mark is part of the first row",
         "cogpo_jax/records/reader.py",
-        'first = first.removeprefix(b"\\xef\\xbb\\xbf")',
-        "",
+        "line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line",
+        "pass",
         f"{_READ}::test_the_same_rows_in_all_containers_give_the_same_bytes",
     ),
     (
         "a split is guessed where several are there",
         "cogpo_jax/records/sources.py",
-        "if wanted in there:",
-        "if wanted in there or there:",
+        "if wanted in there or _SPLITS.get(wanted) in there:",
+        "if there:",
         f"{_READ}::test_wrong_configs_and_splits_list_those_there_are",
     ),
     (
@@ -94,5 +94,33 @@ MUTANTS = [
         "if len(run) < ngram:",
         "if len(run) < 0:",
         "tests/crv/test_hygiene.py::test_a_short_evaluation_question_is_found_inside_a_problem",
+    ),
+    (
+        "a Latin-1 file is read with replaced letters",
+        "cogpo_jax/records/reader.py",
+        'io.TextIOWrapper(data, encoding, newline="")',
+        'io.TextIOWrapper(data, encoding, "replace", newline="")',
+        f"{_READ}::test_a_damaged_file_is_one_line[latin.csv-problem,answer\\n6 \\xd7 7,42-not UTF-8]",
+    ),
+    (
+        "a row with too many cells is cut",
+        "cogpo_jax/records/reader.py",
+        "if any(cells[len(names) :]):",
+        "if not names:",
+        f"{_READ}::test_a_bad_row_is_told_and_the_others_are_read",
+    ),
+    (
+        "a conversation alone in its file is taken for a list of rows",
+        "cogpo_jax/records/reader.py",
+        '{"role", "from"} & cell.keys()',
+        "not cell.keys()",
+        f"{_READ}::test_one_row_alone_is_a_row",
+    ),
+    (
+        "a file's first split is read whatever was asked for",
+        "cogpo_jax/records/reader.py",
+        'name in (*_WRAPPERS, split or "train")',
+        'name in (*_WRAPPERS, "train", "test")',
+        f"{_READ}::test_a_files_own_splits_can_be_chosen",
     ),
 ]

@@ -50,21 +50,36 @@ def containers(tmp_path):
         "crlf.txt": b"\r\n" + lines.replace(b"\n", b"\r\n"),
         "array.json": json.dumps(ROWS, indent=1).encode(),
         "line.json": json.dumps(ROWS).encode(),
-        "wrapped.json": json.dumps({"version": 1, "data": ROWS}).encode(),
+        "objects.json": "".join(json.dumps(row, indent=1) for row in ROWS).encode(),
+        "wrapped.json": json.dumps({"version": 1, "by": [{"name": "x"}], "data": ROWS}).encode(),
+        "splits.json": json.dumps({"test": ROWS[:1], "train": ROWS}, indent=1).encode(),
+        "named.json": json.dumps({"my_rows": ROWS}).encode(),
+        "columns.json": json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}, indent=1).encode(),
+        "pandas.json": json.dumps({name: {i: row[name] for i, row in enumerate(ROWS)} for name in ROWS[0]}).encode(),
+        "split.json": json.dumps({"columns": [*ROWS[0]], "data": [[*row.values()] for row in ROWS]}).encode(),
+        "wide.jsonl": lines.decode().encode("utf-16"),
+        "wider.json": json.dumps(ROWS).encode("utf-32"),
         "named_wrong.parquet": lines,
         "a.jsonl.gz": gzip.compress(lines),
         "a.jsonl.bz2": bz2.compress(lines),
         "a.jsonl.zst": pa.compress(lines, "zstd", asbytes=True),
+        "a.jsonl.lz4": pa.compress(lines, "lz4", asbytes=True),
         "array.json.gz": gzip.compress(json.dumps(ROWS).encode()),
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
         yield str(tmp_path / name)
-    with open(tmp_path / "a.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ROWS[0])
-        writer.writeheader()
-        writer.writerows(ROWS)
-    yield str(tmp_path / "a.csv")
+    for name, delimiter, end, encoding in (
+        ("a.csv", ",", "\r\n", "utf-8"),
+        ("bom.csv", ";", "\n", "utf-8-sig"),
+        ("tabs", "\t", "\r", "utf-8"),
+        ("wide.csv", "|", "\n", "utf-16"),
+    ):
+        with open(tmp_path / name, "w", newline="", encoding=encoding) as file:
+            writer = csv.DictWriter(file, ROWS[0], delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL)
+            writer.writeheader()
+            writer.writerows(ROWS)
+        yield str(tmp_path / name)
     table = pa.Table.from_pylist(ROWS)
     pa.parquet.write_table(table, tmp_path / "a.parquet")
     with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -106,6 +121,10 @@ def test_the_same_rows_in_all_containers_give_the_same_bytes(tmp_path):
         ("deep.json", b"[" * 100_000, "not JSON"),
         ("deep.jsonl", b'{"a": ' + b"[" * 100_000, "not JSON"),
         ("text.txt", b"no rows here\n", "not JSON"),
+        ("nothing.json", b'{"data": []}', "empty"),
+        ("latin.csv", "problem,answer\n6 × 7,42".encode("latin-1"), "not UTF-8"),
+        ("twice.csv", b"a,b,a\n1,2,3", "'a' stands twice"),
+        ("a.zip", b"PK\x03\x04\x00\x00a.jsonl\n{}", "a binary file or an archive"),
         ("lfs.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
     ],
 )
@@ -114,6 +133,40 @@ def test_a_damaged_file_is_one_line(tmp_path, name, data, message):
     with pytest.raises(UserError, match=message) as error:
         list(read_rows(tmp_path / name))
     assert str(tmp_path / name) in str(error.value)
+
+
+def test_a_bad_row_is_told_and_the_others_are_read(tmp_path):
+    for name, data, bad in (
+        ("a.csv", b'problem,answer\n"1" + 1,2\n1+1,2\na,b,c\n2+2,4', ["not_csv", "more_cells_than_columns"]),
+        ("b.jsonl", b'{"problem": "1+\n{"problem": "1+1"}\n3\n{"problem": "2+2"}', ["not_json", "not_an_object"]),
+    ):
+        (tmp_path / name).write_bytes(data)
+        told = []
+        rows = read_rows(tmp_path / name, bad=lambda place, reason, told=told: told.append(reason))
+        assert [row["problem"] for _, row in rows] == ["1+1", "2+2"]
+        assert told == bad
+
+
+def test_one_row_alone_is_a_row(tmp_path):
+    turn = {"role": "user", "content": "1+1"}
+    for row in ({"problem": "1+1"}, {"chosen": [turn], "rejected": [turn]}, {"problem": "p", "outputs": [{"x": 1}]}):
+        (tmp_path / "a.json").write_text(json.dumps(row, indent=1))
+        assert [row for _, row in read_rows(tmp_path / "a.json")] == [row]
+
+
+def test_rows_by_id_keep_their_ids(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"p1": {"problem": "1+1"}, "p2": {"problem": "2+2"}}))
+    assert [row for _, row in read_rows(tmp_path / "a.json")] == [
+        {"id": "p1", "problem": "1+1"},
+        {"id": "p2", "problem": "2+2"},
+    ]
+
+
+def test_a_files_own_splits_can_be_chosen(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"train": [{"i": 1}], "test": [{"i": 2}]}))
+    assert [row["i"] for _, row in read_rows(f"{tmp_path / 'a.json'}:test")] == [2]
+    with pytest.raises(UserError, match="split 'dev': not there; it has train, test"):
+        read_rows(tmp_path / "a.json", "dev")
 
 
 def test_wrong_configs_and_splits_list_those_there_are(tmp_path):
