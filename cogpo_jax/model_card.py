@@ -14,7 +14,7 @@ from etils import epath
 from cogpo_jax import __version__
 from cogpo_jax.atomic import is_remote, write_atomic
 from cogpo_jax.errors import UserError
-from cogpo_jax.records.manifest import MANIFEST
+from cogpo_jax.records.shards import MANIFEST
 from cogpo_jax.text import load_tokenizer
 
 CARD, MODELFILE = "README.md", "Modelfile"

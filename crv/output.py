@@ -18,8 +18,8 @@ from typing import Any
 from cogpo_jax.atomic import atomic_file
 from cogpo_jax.errors import UserError
 from cogpo_jax.records import Group, Pair, Response, SftExample, read_groups, read_sft, splits, write_data
-from cogpo_jax.records.arrayrecord import write_array_record
 from cogpo_jax.records.schema import UNSUITABLE
+from cogpo_jax.records.shards import write_array_record
 from crv.ledger import Ledger
 from crv.loop import Outcome
 from crv.options import Options

@@ -16,8 +16,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from cogpo_jax.records import Group, Pair, Response, SftExample, read_groups, write_data
-from cogpo_jax.records.arrayrecord import write_array_record
 from cogpo_jax.records.schema import GROUP_FEATURES, SFT_FEATURES, encode_group, encode_sft
+from cogpo_jax.records.shards import write_array_record
 
 SFT = [
     SftExample(

@@ -1,6 +1,5 @@
 """Records: what CRV writes and the trainer reads. No jax and no TensorFlow here."""
 
-from cogpo_jax.records.manifest import load_manifest, verify_manifest
 from cogpo_jax.records.schema import (
     GAPS,
     KINDS,
@@ -13,7 +12,7 @@ from cogpo_jax.records.schema import (
     validate_group,
     validate_sft,
 )
-from cogpo_jax.records.shards import read_groups, read_sft, splits, write_data
+from cogpo_jax.records.shards import load_manifest, read_groups, read_sft, splits, verify_manifest, write_data
 
 __all__ = [
     "GAPS",

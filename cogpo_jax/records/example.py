@@ -1,11 +1,13 @@
-"""tf.train.Example encoded and decoded by a feature table, on the protobuf runtime alone (no TensorFlow).
+"""A feature table's two forms: tf.train.Example on the protobuf runtime alone (no TensorFlow), and what tfds reads.
 
 The messages are described here and kept in a descriptor pool of their own, so that TensorFlow or tfds, which register
 the same names, may be loaded in the same process. `Features.feature` is a protobuf map; on the wire a map is a list of
 (key, value) entries, and declared as that list the order of the entries is ours: sorted, so equal examples are equal
-bytes on every machine.
+bytes on every machine. `tfds.builder_from_directory(folder).as_dataset(split)` opens a folder of shards by its
+features.json and dataset_info.json.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +21,14 @@ Kind = Literal["bytes", "int64", "float"]
 
 _FLAT = "ragged_flat_values"
 _LENGTHS = "ragged_row_lengths_0"
+
+FEATURES_FILE = "features.json"
+INFO_FILE = "dataset_info.json"
+FILES = (FEATURES_FILE, INFO_FILE)
+VERSION = "1.0.0"
+
+_CLASSES = "tensorflow_datasets.core.features"
+_DTYPES = {"int64": "int64", "float": "float32"}
 
 
 @dataclass(frozen=True)
@@ -185,3 +195,63 @@ def _split(name: str, flat: Sequence[Any], lengths: Sequence[int]) -> tuple[tupl
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def shard_name(dataset: str, split: str, index: int, shards: int, file_format: str = "tfrecord") -> str:
+    """A shard's path below the records' folder, named as tfds does."""
+    return f"{dataset}/{dataset}-{split}.{file_format}-{index:05d}-of-{shards:05d}"
+
+
+def features_json(table: FeatureTable) -> str:
+    """The text of features.json for a feature table."""
+    features = {name: _feature(feature) for name, feature in table.items()}
+    described = {"pythonClassName": f"{_CLASSES}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
+    return _pretty(described)
+
+
+def _feature(feature: Feature) -> dict[str, Any]:
+    if feature.kind == "bytes":
+        described = {"pythonClassName": f"{_CLASSES}.text_feature.Text", "text": {}}
+    else:
+        shape = {} if feature.width is None else {"dimensions": [str(feature.width)]}
+        tensor = {"dtype": _DTYPES[feature.kind], "encoding": "none", "shape": shape}
+        described = {"pythonClassName": f"{_CLASSES}.tensor_feature.Tensor", "tensor": tensor}
+    for _ in range(feature.rank):
+        described = {
+            "pythonClassName": f"{_CLASSES}.sequence_feature.Sequence",
+            "sequence": {"feature": described, "length": "-1"},
+        }
+    return described
+
+
+def dataset_info_json(
+    dataset: str, splits: Mapping[str, Sequence[Mapping[str, Any]]], file_format: str = "tfrecord"
+) -> str:
+    """The text of dataset_info.json; `splits` maps names to their shards' manifest entries (`records`, `bytes`)."""
+    described = [
+        {
+            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            "name": split,
+            "numBytes": str(sum(shard["bytes"] for shard in shards)),
+            "shardLengths": [str(shard["records"]) for shard in shards],
+        }
+        for split, shards in splits.items()
+        if shards  # tfds has no notion of a split without files
+    ]
+    description = {
+        "sft": "Responses for supervised fine-tuning (cogpo_jax.records.schema.SftExample).",
+        "groups": "Problems with their responses and preference pairs (cogpo_jax.records.schema.Group).",
+    }[dataset]
+    info = {
+        "description": description,
+        "fileFormat": file_format,
+        "name": dataset,
+        "releaseNotes": {VERSION: "First version."},
+        "splits": described,
+        "version": VERSION,
+    }
+    return _pretty(info)
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"

@@ -3,6 +3,14 @@
 Writing is staged: everything is written under `.staging`, then moved to its place, the manifest last. A folder without
 a manifest is not data, so a run killed at any moment leaves either the old records, or none, never a mixture. One
 writer per folder at a time. Records are dealt to shards in turn, and read back in the order they were written in.
+
+manifest.json says what belongs to the folder, to the byte:
+
+schema_version  of the records
+datasets        {sft|groups: {split: {records, shards, counts}}}; counts by kind and gap, or by origin
+shards          {path below the folder: {sha256, bytes, records}}
+metadata        {path: {sha256, bytes}} of features.json and dataset_info.json
+info            what the writer adds: rows read and dropped by reason, config and prompt hashes
 """
 
 import hashlib
@@ -19,13 +27,15 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
-from cogpo_jax.atomic import replace_file, write_atomic
+from cogpo_jax.atomic import atomic_folder, replace_file, write_atomic
 from cogpo_jax.errors import UserError
-from cogpo_jax.records import schema, tfds_metadata, tfrecord
+from cogpo_jax.records import example, schema, tfrecord
 from cogpo_jax.records.example import FeatureTable
-from cogpo_jax.records.manifest import DATASETS, MANIFEST, load_manifest, verify_manifest
 from cogpo_jax.records.schema import Group, SftExample
 
+MANIFEST = "manifest.json"
+DATASETS = ("sft", "groups")
+_CHUNK = 1 << 20
 SPLITS = ("train", "validation")
 _STAGING = ".staging"
 
@@ -151,7 +161,7 @@ def _write_split(
             counts += dataset.count(record)
     entries = {}
     for i, writer in enumerate(writers):
-        final = tfds_metadata.shard_name(name, split, i, len(writers))
+        final = example.shard_name(name, split, i, len(writers))
         writer.path.rename(staging / final)
         entries[final] = writer.entry()
     summary = {"records": number, "shards": len(writers), "counts": dict(sorted(counts.items()))}
@@ -188,8 +198,8 @@ class _ShardWriter:
 
 def _write_metadata(staging: Path, name: str, shards: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     texts = {
-        f"{name}/{tfds_metadata.FEATURES_FILE}": tfds_metadata.features_json(_DATASETS[name].features),
-        f"{name}/{tfds_metadata.INFO_FILE}": tfds_metadata.dataset_info_json(name, shards),
+        f"{name}/{example.FEATURES_FILE}": example.features_json(_DATASETS[name].features),
+        f"{name}/{example.INFO_FILE}": example.dataset_info_json(name, shards),
     }
     for path, text in texts.items():
         write_atomic(staging / path, text)
@@ -219,12 +229,12 @@ def _publish(staging: Path, folder: epath.Path, paths: list[str]) -> None:
 
 
 def _is_ours(dataset: str, name: str) -> bool:
-    return (name.startswith(f"{dataset}-") and ".tfrecord-" in name) or name in tfds_metadata.FILES
+    return (name.startswith(f"{dataset}-") and ".tfrecord-" in name) or name in example.FILES
 
 
 def _upload(source: Path, target: epath.Path) -> None:
     with open(source, "rb") as f, target.open("wb") as t:
-        shutil.copyfileobj(f, t, length=1 << 20)
+        shutil.copyfileobj(f, t, length=_CHUNK)
 
 
 def splits(folder: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
@@ -254,7 +264,7 @@ def _read(folder: str | os.PathLike[str], name: str, split: str, verify: bool) -
         have = f"it has {', '.join(sorted(found))}" if found else f"it has no {name} at all"
         raise UserError(f"{os.fspath(folder)}: {name} split {split!r}: no such records; {have}")
     count = found[split]["shards"]
-    paths = [epath.Path(folder) / tfds_metadata.shard_name(name, split, i, count) for i in range(count)]
+    paths = [epath.Path(folder) / example.shard_name(name, split, i, count) for i in range(count)]
     return _read_in_turn(paths, _DATASETS[name])
 
 
@@ -278,3 +288,99 @@ def _read_shard(path: epath.Path, dataset: _Dataset) -> Iterator[Any]:
         except UserError as error:
             raise UserError(f"{path}: record {number}: {error}") from error
         yield record
+
+
+def load_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a folder; raises UserError where there is none, or it cannot be read."""
+    path = epath.Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        version = manifest["schema_version"]
+        if not all(isinstance(manifest[key], dict) for key in ("datasets", "shards", "metadata", "info")):
+            raise TypeError("not objects")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file: must be a folder of records that was written to its end") from error
+    except NotADirectoryError as error:
+        raise UserError(f"{os.fspath(folder)}: not a folder: must be a folder of records") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error!r}): must be the manifest of a folder of records") from error
+    if version != schema.SCHEMA_VERSION:
+        raise UserError(f"{path}: schema_version: {version}: this version reads {schema.SCHEMA_VERSION}")
+    return manifest
+
+
+def verify_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Checks that the folder holds exactly the files of its manifest, byte for byte, and returns the manifest.
+
+    Reads every shard once. Raises UserError naming the first file that is missing, extra or changed, and in a shard the
+    record and byte offset where the damage begins, if a checksum tells.
+    """
+    root = epath.Path(folder)
+    manifest = load_manifest(root)
+    present = {f"{name}/{path.name}" for name in DATASETS if (root / name).exists() for path in (root / name).iterdir()}
+    if missing := sorted((manifest["shards"].keys() | manifest["metadata"].keys()) - present):
+        raise UserError(f"{root / missing[0]}: missing, though {MANIFEST} lists it")
+    extra = sorted(p for p in present - manifest["shards"].keys() if ".tfrecord" in p)
+    if extra:
+        raise UserError(f"{root / extra[0]}: not listed in {MANIFEST}: remove it, or write the records again")
+    for path, entry in sorted((manifest["metadata"] | manifest["shards"]).items()):
+        _verify_file(root / path, entry)
+    return manifest
+
+
+def _verify_file(path: epath.Path, entry: Mapping[str, Any]) -> None:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as f:
+        while chunk := f.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    if size == entry["bytes"] and digest.hexdigest() == entry["sha256"]:
+        return
+    if "records" in entry:
+        for _ in tfrecord.read_records(path):  # raises where the damage shows: a better message than the one below
+            pass
+    found = f"{size} bytes, not {entry['bytes']}" if size != entry["bytes"] else "another sha256"
+    raise UserError(f"{path}: changed since it was written ({found}): does not match {MANIFEST}")
+
+
+def write_array_record(folder: str | os.PathLike[str], output: str | os.PathLike[str]) -> Path:
+    """Writes the records of `folder`, verified, as `output/{sft,groups}`, whole or not at all, replacing what is there.
+
+    One file for each TFRecord shard, which tfds and grain read by index without TensorFlow
+    (`tfds.builder_from_directory(folder / "groups").as_data_source("train")`,
+    `grain.sources.ArrayRecordDataSource`). Equal records give equal files. Raises UserError where the package
+    array_record is missing, or the folder is damaged.
+    """
+    try:
+        from array_record.python import array_record_module
+    except ImportError as error:
+        raise UserError("also: array_record: needs the package array_record (pip install array_record)") from error
+    manifest = verify_manifest(folder)
+    with atomic_folder(output, overwrite=True) as staging:
+        for name, splits in manifest["datasets"].items():
+            (staging / name).mkdir()
+            entries: dict[str, list[dict[str, Any]]] = {}
+            for split, described in splits.items():
+                entries[split] = [
+                    _copy_shard(
+                        array_record_module.ArrayRecordWriter,
+                        Path(folder),
+                        staging,
+                        (name, split, i, described["shards"]),
+                    )
+                    for i in range(described["shards"])
+                ]
+            info = example.dataset_info_json(name, entries, "array_record")
+            write_atomic(staging / name / example.INFO_FILE, info)
+            write_atomic(staging / name / example.FEATURES_FILE, example.features_json(_DATASETS[name].features))
+    return Path(output)
+
+
+def _copy_shard(writer: Any, folder: Path, staging: Path, shard: tuple[str, str, int, int]) -> dict[str, Any]:
+    path = staging / example.shard_name(*shard, "array_record")
+    out, records = writer(str(path), "group_size:1"), 0  # each record can be read by itself; tfds writes so too
+    for data in tfrecord.read_records(folder / example.shard_name(*shard)):
+        out.write(data)
+        records += 1
+    out.close()
+    return {"records": records, "bytes": path.stat().st_size}

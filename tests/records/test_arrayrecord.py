@@ -8,8 +8,8 @@ from array_record.python import array_record_module
 
 from cogpo_jax.errors import UserError
 from cogpo_jax.records import read_groups, read_sft, write_data
-from cogpo_jax.records.arrayrecord import write_array_record
 from cogpo_jax.records.schema import decode_group, decode_sft
+from cogpo_jax.records.shards import write_array_record
 
 
 @pytest.fixture
