@@ -97,7 +97,7 @@ async def _run(options: Options, workdir: Path, pool: Pool, prompts: Mapping[str
         await asyncio.to_thread(write_also, workdir, options.also, vars(options.beta))
         asked = sum(meter.calls.values())
         ahead = {"forecast": forecast(ledger, rows_of_input(ledger), meter.seconds, asked, options.pool)}
-        badly = went_badly(ledger, options.drop_share)
+        badly = went_badly(ledger, options.drop_share, aside)
         return {
             **summary,
             "calls": count_calls(ledger),

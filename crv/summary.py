@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from crv.ledger import Ledger
@@ -61,12 +62,14 @@ _ADVICE = {
 _ANY_ADVICE = "look at one of them with --why=PROBLEM_ID; another model or prompt may be needed"
 
 
-def went_badly(ledger: Ledger, share: float) -> str:
-    """One line where more than `share` of the walked problems were dropped for one reason; else empty.
+def went_badly(ledger: Ledger, share: float, aside: Sequence[str]) -> str:
+    """One line where more than `share` of the walked problems were dropped for one reason, or set aside; else empty.
 
-    It names the reason, an example and what to change.
+    It names the reason, an example and what to change. `aside`: what the servers said last of problems set aside.
     """
     (walked,) = ledger.db.execute("SELECT COUNT(*) FROM outcomes").fetchone()
+    if len(aside) > share * (walked + len(aside)):
+        return f"{len(aside)} of {walked + len(aside)} problems are not finished, as calls keep failing: {aside[0]}"
     drops = ledger.counts("reason", "state = 'dropped'")
     reason = max(drops, key=lambda name: drops[name], default="")
     if not reason or drops[reason] <= share * walked:

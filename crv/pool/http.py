@@ -253,7 +253,7 @@ class HttpCaller:
         PoolError where no call has succeeded for `timeout` seconds: a shorter outage is waited for.
         """
         body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
-        started, tries, refused, asked, last_told = _now(), 0, 0, 0, 0.0
+        started, tries, overloads, refused, asked, last_told = _now(), 0, 0, 0, 0, 0.0
         while True:
             server, reply = await self._turn(path, body, read, affinity, only, tries, tokens)
             if isinstance(reply, Refusal):
@@ -268,13 +268,14 @@ class HttpCaller:
                 return reply
             server.resent[reply.reason] += 1
             server.words = self.clean(reply.words)
-            if reply.reason != "429":
-                tries += 1
-            else:  # it lives, and will answer: this is no failure
+            if reply.reason == "429":  # it lives, and will answer: this is no failure
                 last_told = _now() + reply.seconds
+            else:
+                tries += 1
+                overloads += reply.overloaded and _now() - started < self.timeout  # for so long it is no failure either
             place, last = self.address(server.url, path), f"{tries} tries, the last: {reply.reason} {reply.words}"
             if self._last_success > started:
-                if tries > self.retries:
+                if tries - overloads > self.retries:
                     raise FailedError(self.clean(f"{place}: {last}"))
             elif tries > self.retries and _now() - max(started, self._last_success, last_told) > self.timeout:
                 raise PoolError(self.clean(f"{place}: does not answer: {last}"))

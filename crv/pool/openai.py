@@ -24,7 +24,7 @@ _CONTEXTS = (  # in which field a description of a model or server tells its con
 )
 _TOLD_CONTEXT = re.compile(r"(?:context (?:length|size|window)\D{0,40}|must be <=\s*|n_ctx\W+)(\d+)")
 _TOLD_PROMPT = re.compile(
-    r"(\d+)\s+(?:in the messages|in your prompt|input tokens|tokens from the input|`inputs` tokens)"
+    r"(\d+)\s+(?:in the messages|in your prompt|input tokens|tokens from the input|of text input|`inputs` tokens)"
 )
 _BUDGETS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
 _LEAST_ROOM = 256  # output tokens below which a smaller budget is not tried any more

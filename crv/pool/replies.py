@@ -267,7 +267,7 @@ def seconds_to_wait(headers: Mapping[str, str], words: str = "", refused: bool =
     if milliseconds := h.get("retry-after-ms") or h.get("x-ms-retry-after-ms"):
         return _seconds(milliseconds) / 1000
     if "retry-after" in h:
-        return _seconds(h["retry-after"])
+        return _seconds(h["retry-after"], h.get("date", ""))
     spent, resets = [0.0], []
     for name, value in h.items():
         if "ratelimit" in name and "reset" in name:
@@ -288,8 +288,11 @@ def seconds_to_wait(headers: Mapping[str, str], words: str = "", refused: bool =
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
-def _seconds(value: str) -> float:
-    """Seconds from now: `12`, `0.5`, `6m0s`, `300ms`, `20 seconds`, an HTTP or ISO date, or seconds since 1970."""
+def _seconds(value: str, now: str = "") -> float:
+    """Seconds from now: `12`, `0.5`, `6m0s`, `300ms`, `20 seconds`, an HTTP or ISO date, or seconds since 1970.
+
+    `now`: the date by the server's clock, where it tells one.
+    """
     value = value.strip()
     if re.fullmatch(r"\d+(\.\d+)?", value):
         number = float(value)
@@ -299,13 +302,15 @@ def _seconds(value: str) -> float:
     if parts and value[0].isdigit() and not re.match(r"\d{4}-", value):
         return sum(float(n) * _UNITS["ms" if unit.startswith("milli") else unit] for n, unit in parts)
     try:
-        then = email.utils.parsedate_to_datetime(value)
+        return max(0.0, _timestamp(value) - (_timestamp(now) if now else time.time()))
     except (ValueError, TypeError):
-        try:
-            then = datetime.fromisoformat(value.replace("Z", "+00:00"))
-        except ValueError:
-            return 0.0
-    return max(0.0, then.timestamp() - time.time())
+        return 0.0
+
+
+def _timestamp(date: str) -> float:
+    if re.match(r"\d{4}-", date):
+        return datetime.fromisoformat(date.replace("Z", "+00:00")).timestamp()
+    return email.utils.parsedate_to_datetime(date).timestamp()
 
 
 def finish_reason(reason: Any) -> str:

@@ -255,6 +255,8 @@ def test_a_wrong_set_up_stops_at_once_with_the_servers_own_words(status, documen
         ({}, '{"retryDelay": "12s"}', 12),
         ({}, '{"retry_after": 5}', 5),
         ({"RateLimit": '"default";r=0;t=30'}, "", 30),
+        ({"Retry-After": "Tue, 15 Nov 2033 11:01:30 GMT", "Date": "Tue, 15 Nov 2033 11:00:00 GMT"}, "", 90),
+        ({"Retry-After": "Tue, 99 Nov 2033 11:01:30 GMT"}, "", 0),
         ({"x-ms-retry-after-ms": "500"}, "", 0.5),
         ({"Retry-After": "1m30s"}, "", 90),
         ({"Retry-After": "soon"}, "", 0),
