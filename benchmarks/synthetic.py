@@ -8,9 +8,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from crv.pool.base import Answer, Request
+from crv.pool.base import Answer, Pool, Request
 
 _NUMBERS = re.compile(r"What is (\d+) times (\d+)")
 
@@ -52,28 +51,15 @@ def speak(agent: str, inputs: Mapping[str, str], attempt: int, unusable: float =
     )
 
 
-class SyntheticPool:
+class SyntheticPool(Pool):
     """Answers at once, in memory."""
 
     def __init__(self, unusable: float = 0.0):
         self.unusable = unusable
         self.sent = 0
 
-    async def start(self) -> None:
-        """There is nothing to start."""
-
     async def generate(self, request: Request) -> Answer:
         """The answer that the question fixes."""
         self.sent += 1
         text, reason = speak(request.agent, request.inputs, request.attempt, self.unusable)
         return Answer(text, reason, len(request.messages[-1][1]) // 4, len(text) // 4, model="synthetic")
-
-    def stop(self) -> None:
-        """Nothing waits here."""
-
-    async def close(self) -> None:
-        """There is nothing to close."""
-
-    def statistics(self) -> dict[str, Any]:
-        """There is no server."""
-        return {}

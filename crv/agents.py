@@ -105,7 +105,7 @@ class Agents:
     def resolve(self, problem: str, body: str, problem_id: str, attempt: int) -> Ask[str]:
         """The answer that a text without its final statement leads to, asked of a model that was not told it."""
         request = self._request("verifier", {"problem": problem, "cot": body}, problem_id, attempt)
-        return Ask(replace(request, regex=_STATEMENT) if self.options.verifier.brief else request, _read_text)
+        return Ask(replace(request, regex=_STATEMENT) if self.options.verifier.brief else request, _spoken)
 
     def corrupt(self, problem: str, answer: str, cot: str, problem_id: str, attempt: int) -> Ask[str]:
         """A plausible wrong version of `cot`."""
@@ -151,10 +151,6 @@ _JUDGE_SCHEMA = _schema(verdict={"enum": list(_VERDICTS)})
 def _spoken(text: str) -> str:
     """What a reasoning model says after its thought; the whole text of one that does not think aloud."""
     return text.rpartition("</think>")[2].strip()
-
-
-def _read_text(text: str) -> str:
-    return _spoken(text)
 
 
 def _read_cot(text: str) -> str:

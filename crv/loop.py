@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cogpo_jax.records import Response
+from cogpo_jax.records.texts import split_thought
 from crv.agents import Agents, Ask, UnusableError, read_answer
-from crv.cot import split_cot
 from crv.options import Options
 from crv.pool.base import FOR_GOOD, Answer, Request
 from crv.problems import Problem
 from crv.verify import grade
 from crv.verify.certificate import CORRECT, INCORRECT, RETRACTED, UNKNOWN, Certificate, Compare, certify
-from crv.verify.extract import hide_final_answers, speaks_of_answer
+from crv.verify.extract import cut_final_statement, hide_final_answers, speaks_of_answer
 
 T = TypeVar("T")
 Generate = Callable[[Request], Awaitable[Answer]]
@@ -104,6 +104,17 @@ class _Walk:
         return replace(proof, verdict=CORRECT, rule=f"judge; by rule: {proof.rule}") if verdict == "same" else proof
 
 
+def split_cot(text: str) -> tuple[str, str]:
+    """(thought, solution): along the think tags of any family, else the final statement is the solution.
+
+    ("", text) where nothing comes before the final statement, or none is made.
+    """
+    thought, solution = split_thought(text)
+    if not thought:
+        thought, solution = (part.strip() for part in cut_final_statement(solution))
+    return (thought, solution) if thought and solution else ("", text.strip())
+
+
 async def run_problem(
     problem: Problem, agents: Agents, generate: Generate, compare: Compare, options: Options
 ) -> Outcome:
@@ -114,9 +125,10 @@ async def run_problem(
             raise _DroppedError("gold_unreadable")
         state = await _align(walk, await _find_original(walk))
         if options.asks_student():
-            await _ask_student(walk)
+            await _ask_for_wrong(walk, "student", range(options.student_attempts))
         if not walk.has_wrong():
-            await _solve_for_wrong(walk)
+            first = options.solver.attempts
+            await _ask_for_wrong(walk, "solver", range(first, first + options.solver.for_wrong))
         if not walk.has_wrong():
             await _corrupt(walk)
         reason = ""
@@ -169,34 +181,20 @@ async def _find_original(walk: _Walk) -> _Solution:
     return right
 
 
-async def _solve_for_wrong(walk: _Walk) -> None:
-    """Asks the solver until it goes wrong by itself: a natural mistake is worth more than a made one."""
-    first = walk.options.solver.attempts
-    for attempt in range(first, first + walk.options.solver.for_wrong):
-        solution = await _solution(walk, attempt)
+async def _ask_for_wrong(walk: _Walk, origin: str, attempts: range) -> None:
+    """Asks the solver or the student until it goes wrong by itself: a natural mistake is worth more than a made one.
+
+    The student, which is to be trained, has no vote on gold answers: a weak model's mistakes agree.
+    """
+    for attempt in attempts:
+        solution = await _solution(walk, attempt, origin)
         if solution is None:
             continue
-        walk.opinions.update(solution.proof.answers[-1:])
+        if origin == "solver":
+            walk.opinions.update(solution.proof.answers[-1:])
         walk.tell("verify", of=solution.name, verdict=solution.proof.verdict, rule=solution.proof.rule)
         if solution.proof.verdict == INCORRECT:
             await _keep_wrong(walk, [solution])
-            return
-
-
-async def _ask_student(walk: _Walk) -> None:
-    """Samples the student that is to be trained until it goes wrong: the mistakes that it would really make.
-
-    It has no vote on gold answers: a weak model's mistakes agree.
-    """
-    problem = walk.problem
-    for attempt in range(walk.options.student_attempts):
-        text, answer = await walk.ask(walk.agents.imitate(problem.problem, problem.problem_id, attempt))
-        if text is None:
-            continue
-        proof = await walk.grade(text)
-        walk.tell("verify", of=f"student-{attempt}", verdict=proof.verdict, rule=proof.rule)
-        if proof.verdict == INCORRECT:
-            await _keep_wrong(walk, [_Solution(f"student-{attempt}", text, "student", answer.model, proof)])
             return
 
 
@@ -216,17 +214,18 @@ async def _keep_wrong(walk: _Walk, wrong: Sequence[_Solution]) -> None:
 _FAILURES = {CORRECT: "correct", INCORRECT: "wrong", UNKNOWN: "unknown"}
 
 
-async def _solution(walk: _Walk, attempt: int) -> _Solution | None:
-    """The given chain of thought (attempt -1), or the solver's of that attempt; None where there is none."""
+async def _solution(walk: _Walk, attempt: int, origin: str = "solver") -> _Solution | None:
+    """The given chain of thought (attempt -1), or the solver's or student's; None where there is none."""
     problem = walk.problem
     if attempt < 0:
         if not problem.cot.strip():
             return None
         return _Solution("original", problem.cot, "teacher", problem.model, await walk.grade(problem.cot))
-    text, answer = await walk.ask(walk.agents.solve(problem.problem, problem.problem_id, attempt))
+    ask = walk.agents.imitate if origin == "student" else walk.agents.solve
+    text, answer = await walk.ask(ask(problem.problem, problem.problem_id, attempt))
     if text is None:
         return None
-    return _Solution(f"solver-{attempt}", text, "solver", answer.model, await walk.grade(text))
+    return _Solution(f"{origin}-{attempt}", text, origin, answer.model, await walk.grade(text))
 
 
 async def _outvoted(walk: _Walk) -> tuple[int, int] | None:

@@ -57,15 +57,6 @@ class AgentOptions:
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
-    """How models are sampled."""
-
-    temperature: float = option(0.7, "0 = the likeliest token", low=0.0)
-    top_p: float = option(0.95, "nucleus", low=0.0, high=1.0)
-    max_tokens: int = option(4096, "most output tokens of a call", low=1)
-
-
-@dataclass(frozen=True)
 class SolverOptions:
     """Solutions asked for where the original is missing or wrong."""
 
@@ -162,7 +153,7 @@ class Options:
     student: str = option("a small language model", "for whom the critic judges, in the prompt's words")
     prompts: str = option("default", "default | authors | a folder of prompt files")
     pool: PoolOptions = PoolOptions()
-    sampling: SamplingOptions = SamplingOptions()
+    sampling: Sampling = dataclasses.field(default=Sampling())
     agents: Mapping[str, AgentOptions] = option(
         {}, "what an agent has of its own; None: as all", choices=(*AGENTS, "student")
     )
@@ -220,21 +211,19 @@ class Options:
 
     def sampling_of(self, agent: str) -> Sampling:
         """How an agent's model is sampled."""
-        own, common = self.agents.get(agent, AgentOptions()), self.sampling
-        return Sampling(
-            common.temperature if own.temperature is None else own.temperature,
-            common.top_p if own.top_p is None else own.top_p,
-            own.max_tokens or common.max_tokens,
-        )
+        return dataclasses.replace(self.sampling, **self._own(agent, self.sampling))
 
     def pool_of(self, agent: str) -> PoolOptions:
         """Where an agent's answers come from: the pool, with what the agent has of its own."""
-        own = self.agents.get(agent, AgentOptions())
-        both = PoolOptions.__dataclass_fields__.keys() & AgentOptions.__dataclass_fields__.keys()
-        mine = {name: getattr(own, name) for name in both if getattr(own, name) is not None}
+        mine = self._own(agent, self.pool)
         if "url" in mine:  # a key belongs to its server
             mine = {"api_key": "", **mine}
         return dataclasses.replace(self.pool, **mine)
+
+    def _own(self, agent: str, common: Any) -> dict[str, Any]:
+        """What an agent has of its own of the fields of `common`."""
+        own = vars(self.agents.get(agent, AgentOptions()))
+        return {name: value for name, value in own.items() if name in vars(common) and value is not None}
 
     def asks_student(self) -> bool:
         """Whether wrong texts are sampled from the student that is to be trained."""

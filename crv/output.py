@@ -80,21 +80,10 @@ def _sft(ledger: Ledger, options: Options, cut: int, heldout: bool) -> Iterator[
     for problem, responses in _finished(ledger, options, cut, heldout):
         for r in responses:
             if r.kind == "suitable":
-                yield SftExample(
-                    problem.problem_id,
-                    "",
-                    problem.problem,
-                    r.thought,
-                    r.solution,
-                    r.text,
-                    problem.answer,
-                    problem.difficulty,
-                    problem.source,
-                    id=r.id,
-                    parent=r.parent,
-                    origin=r.origin,
-                    model=r.model,
-                )
+                about = (problem.answer, problem.difficulty, problem.source)
+                own: dict[str, Any] = {"id": r.id, "parent": r.parent, "origin": r.origin, "model": r.model}
+                texts = (problem.problem, r.thought, r.solution, r.text)
+                yield SftExample(problem.problem_id, "", *texts, *about, **own)
 
 
 def _balanced(ledger: Ledger, options: Options, cut: int) -> Iterator[Group]:

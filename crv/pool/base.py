@@ -5,18 +5,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cogpo_jax.errors import UserError
+from crv.config import option
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sampling:
-    """How a model is sampled; `max_tokens` counts output tokens."""
+    """How a model is sampled."""
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 4096
+    temperature: float = option(0.7, "0 = the likeliest token", low=0.0)
+    top_p: float = option(0.95, "nucleus", low=0.0, high=1.0)
+    max_tokens: int = option(4096, "most output tokens of a call", low=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Request:
     template: str
     messages: tuple[tuple[str, str], ...]
     model: str
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Sampling(0.0, 1.0)
     schema: str = ""
     regex: str = ""
     seed: int = 0
@@ -81,28 +82,25 @@ class Answer:
     seconds: float = 0.0
 
 
-class Pool(Protocol):
-    """Answers requests; safe to call concurrently."""
+class Pool:
+    """Answers requests; safe to call concurrently. One without servers overrides `generate` alone."""
 
     async def start(self) -> None:
         """Makes sure that the servers are what the config says; raises UserError or PoolError."""
-        ...
 
     async def generate(self, request: Request) -> Answer:
         """Answers one request, or raises PoolError when it cannot (after its own retries)."""
-        ...
+        raise NotImplementedError
 
     def stop(self) -> None:
         """Sends no further call; those that wait to be sent raise StoppedError, those in flight come back."""
-        ...
 
     async def close(self) -> None:
         """Lets go of connections and processes."""
-        ...
 
     def statistics(self) -> dict[str, Any]:
         """What a run's summary tells of each server: calls sent, sent again and why; {} where there are none."""
-        ...
+        return {}
 
 
 PROMPT_TOO_LONG, CONTENT_FILTER, REFUSED = "prompt_too_long", "content_filter", "refused"
@@ -123,7 +121,7 @@ def _digest(value: Any) -> bytes:
     ).digest()
 
 
-class RecordedPool:
+class RecordedPool(Pool):
     """Replays a recordings file, held in memory as it is meant for hundreds of problems."""
 
     def __init__(self, path: str | Path):
@@ -164,16 +162,3 @@ class RecordedPool:
                 f"{self.path}: no recording of {request.agent} for problem {request.problem_id}"
                 f" (attempt {request.attempt}, {problem!r}...)"
             ) from None
-
-    async def start(self) -> None:
-        """Nothing to make sure of."""
-
-    def stop(self) -> None:
-        """Nothing waits here."""
-
-    async def close(self) -> None:
-        """Nothing to let go of."""
-
-    def statistics(self) -> dict[str, Any]:
-        """Nothing was sent anywhere."""
-        return {}

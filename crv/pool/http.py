@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from crv.pool.base import PoolError, StoppedError
+from crv.pool.base import Pool, PoolError, StoppedError
 from crv.pool.replies import Later, Refusal, SetupError, seconds_to_wait, sort_reply
 
 _DECREASE = 0.7
@@ -123,6 +123,25 @@ class Server:
 
 class FailedError(PoolError):
     """One call failed again and again while others succeed: its problem is set aside, and nothing is stored."""
+
+
+class HttpPool(Pool):
+    """A pool whose calls one HttpCaller sends."""
+
+    def __init__(self, caller: "HttpCaller"):
+        self.caller = caller
+
+    def stop(self) -> None:
+        """Sends no further call."""
+        self.caller.stop()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.caller.close()
+
+    def statistics(self) -> dict[str, Any]:
+        """`HttpCaller.statistics`."""
+        return self.caller.statistics()
 
 
 class HttpCaller:

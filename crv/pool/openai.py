@@ -9,7 +9,7 @@ from typing import Any
 from cogpo_jax.errors import UserError
 from crv.options import PoolOptions
 from crv.pool.base import PROMPT_TOO_LONG, Answer, PoolError, Request
-from crv.pool.http import HttpCaller
+from crv.pool.http import HttpCaller, HttpPool
 from crv.pool.replies import NO_SYSTEM, Refusal, SetupError, chat_answer
 
 _VERSION = re.compile(r"/(api/)?v\d+\w*(/|$)")
@@ -32,11 +32,12 @@ _BYTES_PER_TOKEN = 2.0  # of prompts, until an answer tells of fewer; low, so th
 _TEMPLATE_TOKENS = 64  # that a chat template adds, at most
 
 
-class OpenAIPool:
+class OpenAIPool(HttpPool):
     """Servers that speak OpenAI's chat completions, at any base URL."""
 
     def __init__(self, caller: HttpCaller, place: PoolOptions):
-        self.caller, self.place, self.model = caller, place, place.model
+        super().__init__(caller)
+        self.place, self.model = place, place.model
         self.context = place.context
         self._bytes_per_token = _BYTES_PER_TOKEN
         self._no_system = False  # the model's template has no system role
@@ -137,18 +138,6 @@ class OpenAIPool:
 
     def _read(self, body: Any) -> Answer:
         return chat_answer(body, self.model)
-
-    def stop(self) -> None:
-        """Sends no further call."""
-        self.caller.stop()
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        await self.caller.close()
-
-    def statistics(self) -> dict[str, Any]:
-        """`HttpCaller.statistics`."""
-        return self.caller.statistics()
 
 
 def without_system(messages: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:

@@ -197,19 +197,16 @@ def _error(document: Any) -> tuple[int, str] | None:
     return _status(error) or _status(document), " ".join(words.split())[:500] or "an error without words"
 
 
-_KINDS = {
-    "rate_limit": 429,
-    "resource_exhausted": 429,
-    "overloaded": 529,
-    "server_error": 500,
-    "unavailable": 503,
-    "authentication": 401,
-    "permission": 403,
-    "not_found": 404,
-    "invalid_request": 400,
-    "invalid_argument": 400,
-    "badrequest": 400,
-    "validation": 422,
+_KINDS = {  # HTTP status -> what errors of it are called
+    429: ("rate_limit", "resource_exhausted"),
+    529: ("overloaded",),
+    500: ("server_error",),
+    503: ("unavailable",),
+    401: ("authentication",),
+    403: ("permission",),
+    404: ("not_found",),
+    400: ("invalid_request", "invalid_argument", "badrequest"),
+    422: ("validation",),
 }
 
 
@@ -222,7 +219,7 @@ def _status(error: Any) -> int:
         if str(value).isdigit() and 400 <= int(str(value)) < 600:
             return int(str(value))
     kind = " ".join(str(error.get(name, "")) for name in ("type", "status", "code")).lower()
-    return next((status for name, status in _KINDS.items() if name in kind), 0)
+    return next((status for status, names in _KINDS.items() if any(name in kind for name in names)), 0)
 
 
 _TELLING = (  # fields of an error that hold its words, in the order in which they are told

@@ -17,7 +17,7 @@ def open_pool(options: Options) -> Pool:
     return RecordedPool(options.pool.recordings) if options.pool.kind == "recorded" else RoutedPool(options)
 
 
-class RoutedPool:
+class RoutedPool(Pool):
     """Sends each agent's requests to its own server (`agents.NAME.*`) or to the common one."""
 
     def __init__(self, options: Options):

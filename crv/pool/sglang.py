@@ -10,7 +10,7 @@ from typing import Any
 from cogpo_jax.errors import UserError
 from crv.options import PoolOptions
 from crv.pool.base import PROMPT_TOO_LONG, Answer, PoolError, Request
-from crv.pool.http import HttpCaller
+from crv.pool.http import HttpCaller, HttpPool
 from crv.pool.openai import check_model, without_system
 from crv.pool.replies import LaterError, Refusal, finish_reason, sort_reply, with_thought
 
@@ -18,11 +18,12 @@ _PROBE = "The answer is \\boxed{\\frac{3}{4}}; 12,345 × 6 ≠ 7.\n\n<think> é 
 _SYSTEM = "Be brief, probe 7319."
 
 
-class SglangPool:
+class SglangPool(HttpPool):
     """SGLang servers of one model, or the router before them; the place's tokenizer is the model's own folder."""
 
     def __init__(self, caller: HttpCaller, place: PoolOptions):
-        self.caller, self.place, self.model, self.context = caller, place, place.model, place.context
+        super().__init__(caller)
+        self.place, self.model, self.context = place, place.model, place.context
         extra = dict(place.extra_body)
         self._template = dict(extra.pop("chat_template_kwargs", {}))  # switches of the chat template: we render it
         if "reasoning_effort" in extra:
@@ -163,18 +164,10 @@ class SglangPool:
         seconds = float(meta.get("e2e_latency") or 0.0)
         return Answer(text, reason, prompt, output, cached, model=self.model, seconds=seconds)
 
-    def stop(self) -> None:
-        """Sends no further call."""
-        self.caller.stop()
-
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections, and ends the tokenizer's thread."""
         self._thread.shutdown()
-        await self.caller.close()
-
-    def statistics(self) -> dict[str, Any]:
-        """`HttpCaller.statistics`."""
-        return self.caller.statistics()
+        await super().close()
 
 
 def _tokenizer(folder: str) -> Any:

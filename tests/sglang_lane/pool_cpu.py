@@ -18,7 +18,7 @@ def get_config():
     python = os.environ["LANE_PYTHON"]
     c.model, c.served_name = os.environ["LANE_MODEL"], "student"
     c.workers, c.gpus_per_worker, c.port = 2, 0, 30100
-    c.startup_seconds = 300.0
+    c.startup_seconds = 1500.0  # a busy machine: half a minute on a quiet one
     c.server_command = (python, "-W", "ignore", str(HERE / "server" / "serve.py"))
     c.server_args = (
         *c.server_args,
