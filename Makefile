@@ -35,16 +35,12 @@ format: $(DEV)  ## what ruff can mend by itself
 clean:  ## removes runs, caches and environments
 	rm -rf runs build dist .venv .venv-* .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-# pip comes last: a folder that an interrupted call left without it is completed.
-$(VENV)/bin/pip:
-	@python=$$(mk/python.sh) && echo "making $(VENV) with $$python" && "$$python" -m venv $(VENV)
+# Every environment is made by mk/install.sh from a list of pinned packages; those of lanes are in mk/*.mk.
+$(LIGHT) $(DEV): $(VENV)/.stamp-%: requirements/%.txt
+	@mk/install.sh $(VENV) -r $<
+	@$(PIP) --no-deps -e . && touch $@
 
-$(LIGHT): requirements/light.txt | $(VENV)/bin/pip
-	@echo "installing $< (a few minutes, once)"
-	@$(PIP) -r $< && $(PIP) --no-deps -e . && touch $@
-
-$(DEV): requirements/dev.txt | $(VENV)/bin/pip
-	@echo "installing $< (a few minutes, once)"
-	@$(PIP) -r $< && $(PIP) --no-deps -e . && touch $@
+.venv-%/.stamp: requirements/%.txt
+	@mk/install.sh .venv-$* -r $< && touch $@
 
 include $(wildcard mk/*.mk)
