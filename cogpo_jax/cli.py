@@ -5,7 +5,9 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
@@ -14,25 +16,8 @@ from ml_collections import config_dict, config_flags
 from cogpo_jax import __version__, config_files
 from cogpo_jax.errors import RunError, UserError
 
-Main = Callable[..., int | None]
-
-# Each function defines the command's flags when it is called, and returns what runs once they are parsed.
-COMMANDS = {
-    "quickstart": "cogpo_jax.commands.project:quickstart",
-    "configs": "cogpo_jax.commands.project:configs",
-    "crv": "cogpo_jax.commands.data:crv",
-    "serve-pool": "cogpo_jax.commands.data:serve_pool",
-    "convert": "cogpo_jax.commands.data:convert",
-    "train-tokenizer": "cogpo_jax.commands.data:train_tokenizer",
-    "train": "cogpo_jax.commands.student:train",
-    "compile-check": "cogpo_jax.commands.student:compile_check",
-    "export": "cogpo_jax.commands.student:export",
-    "compare-hf": "cogpo_jax.commands.student:compare_hf",
-    "score": "cogpo_jax.commands.student:score",
-    "generate": "cogpo_jax.commands.student:generate",
-    "evaluate": "cogpo_jax.commands.evaluation:evaluate",
-    "report": "cogpo_jax.commands.project:report",
-}
+# What each command says of itself, the function of cogpo_jax.commands that does it, and its flags.
+COMMANDS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("commands.toml").read_text(encoding="utf-8"))
 # Scripts of a checkout, with flags of their own; an installed package does not have them.
 SCRIPTS = {"teaches": "benchmarks/teaches.py"}
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
@@ -60,15 +45,62 @@ def main(argv: Sequence[str] | None = None) -> None:
 def command(name: str, arguments: Sequence[str]) -> None:
     """Runs one command of COMMANDS with these arguments, and exits with its code."""
     sys.argv[:] = [f"cogpo {name}", *arguments]  # config_flags reads the fields' overrides there
-    definition = _definition(name)
-    before = set(flags.FLAGS)
-    body = definition()
+    about, before = COMMANDS[name], set(flags.FLAGS)
+    _define(about.get("flags", {}))
     own = sorted(set(flags.FLAGS) - before)
-    run(body, sys.argv, help_text=definition.__doc__ or "", own_flags=own, words=getattr(definition, "words", 0))
+
+    def body(*words: str) -> int | None:
+        module, _, function = about["run"].partition(":")
+        code: int | None = getattr(importlib.import_module(f"cogpo_jax.commands.{module}"), function)(Flags(), *words)
+        return code
+
+    run(body, sys.argv, help_text=about["help"], own_flags=own, words=about.get("words", 0))
+
+
+class Flags:
+    """The values that a command was given: `given.output`, `given["pool.url"]`."""
+
+    def __getitem__(self, name: str) -> Any:
+        return flags.FLAGS[name].value
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+    def require(self, *names: str) -> tuple[Any, ...]:
+        """The values of these flags; raises UserError for the first that was not given."""
+        for name in names:
+            if not self[name]:
+                raise UserError(f"--{name}: missing; see --help")
+        return tuple(self[name] for name in names)
+
+    def load_config(self) -> config_dict.ConfigDict:
+        """The config of --config; raises UserError where none was given."""
+        return load_config(flags.FLAGS["config"])
+
+
+def _define(table: Mapping[str, Mapping[str, Any]]) -> None:
+    plain: dict[str, Any] = {
+        "string": flags.DEFINE_string,
+        "boolean": flags.DEFINE_bool,
+        "list": flags.DEFINE_list,
+        "integer": flags.DEFINE_integer,
+        "number": flags.DEFINE_float,
+    }
+    for name, about in table.items():
+        kind, default = about["type"], about.get("default")
+        bounds = {
+            f"{side}_bound": about[word] for side, word in (("lower", "least"), ("upper", "largest")) if word in about
+        }
+        if kind == "config":
+            define_config(default)
+        elif isinstance(kind, list):
+            flags.DEFINE_enum(name, default, kind, about["help"])
+        else:
+            plain[kind](name, default, about["help"], **bounds)
 
 
 def run(
-    main: Main,
+    main: Callable[..., int | None],
     argv: Sequence[str] | None = None,
     help_text: str | None = None,
     own_flags: Sequence[str] | None = None,
@@ -108,19 +140,11 @@ def define_config(default: str | None = None) -> flags.FlagHolder[config_dict.Co
     )
 
 
-def load_config(holder: flags.FlagHolder[config_dict.ConfigDict]) -> config_dict.ConfigDict:
-    """The config behind the flag of `define_config`; raises UserError where none was given."""
+def load_config(holder: Any) -> config_dict.ConfigDict:
+    """The config of `define_config`'s flag; raises UserError where none was given."""
     if holder.value is None:
         raise UserError("--config: missing; give a config's name (`cogpo configs` lists them) or a file")
     return config_files.with_shipped_files(holder.value)
-
-
-def require(*holders: flags.FlagHolder[Any]) -> tuple[Any, ...]:
-    """The flags' values; raises UserError for the first that was not given."""
-    for holder in holders:
-        if not holder.value:
-            raise UserError(f"--{holder.name}: missing; see --help")
-    return tuple(holder.value for holder in holders)
 
 
 def _run_script(file: str, arguments: Sequence[str]) -> None:
@@ -130,15 +154,9 @@ def _run_script(file: str, arguments: Sequence[str]) -> None:
     os.execv(sys.executable, [sys.executable, str(path), *arguments])
 
 
-def _definition(name: str) -> Callable[[], Main]:
-    module, _, function = COMMANDS[name].partition(":")
-    found: Callable[[], Main] = getattr(importlib.import_module(module), function)
-    return found
-
-
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {(_definition(name).__doc__ or '').splitlines()[0]}" for name in COMMANDS]
+    lines = [f"  {name:{width}}  {about['help'].splitlines()[0]}" for name, about in COMMANDS.items()]
     return "\n".join(
         [
             "cogpo: CRV and CogPO in JAX, from problems to an aligned student.",

@@ -34,7 +34,7 @@ by_uv() {
   value=$(setting extra-index-url) && [ -z "$value" ] || export UV_INDEX=${UV_INDEX:-$value}
   value=$(setting find-links) && [ -z "$value" ] || export UV_FIND_LINKS=${UV_FIND_LINKS:-$value}
   value=$(setting cert) && [ -z "$value" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$value}
-  "$tools/bin/uv" pip install --quiet --system-certs --python "$folder/bin/python" "$@" ||
+  "$tools/bin/uv" pip install --quiet --system-certs --index-strategy unsafe-best-match --python "$folder/bin/python" "$@" ||
     { echo "uv did not do it; pip does" >&2; return 1; }
 }
 

@@ -1,58 +1,30 @@
-"""Commands about the whole: the quickstart, the shipped configs, the report page."""
+"""Commands about the whole: the quickstart, the shipped configs, evaluations, the report page."""
 
 import json
 from pathlib import Path
-
-from absl import flags
+from typing import Any
 
 from cogpo_jax import cli, config_files
 from cogpo_jax.atomic import write_atomic
 from cogpo_jax.errors import UserError
+from cogpo_jax.text import TextFormat
 
 
-def quickstart() -> cli.Main:
-    """Runs the whole loop on the shipped problems with a tiny student, on the CPU, in minutes.
+def quickstart(given: cli.Flags) -> int:
+    """Runs the whole loop on the shipped problems with a tiny student, on the CPU, in minutes."""
+    from cogpo_jax.quickstart import quickstart
 
-        cogpo quickstart [--workdir=runs/quickstart]
-
-    CRV on recorded answers -> a tokenizer -> SFT -> CogPO -> Hugging Face folder -> comparison with transformers ->
-    report. Each stage is a command that is printed before it runs, and can be typed alone. Started again it skips what
-    is done and goes on with what was interrupted. Leaves crv/, tokenizer/, sft/, cogpo/, hf/, report.html and
-    summary.json in the workdir; exit code 1 if a check failed.
-    """
-    workdir = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the results.")
-
-    def main() -> int:
-        from cogpo_jax.quickstart import quickstart
-
-        return quickstart(workdir.value)
-
-    return main
+    return quickstart(given.workdir)
 
 
-def configs() -> cli.Main:
-    """Lists the shipped configs, or shows one: every field, its value, its comment, and where it was set.
-
-        cogpo configs
-        cogpo configs show cogpo_tpu:7b
-        cogpo configs show my_config.py
-
-    A config of your own is a Python file with get_config(); it may begin with one of these:
-    `from cogpo_jax.configs import cogpo_tpu`.
-    """
-
-    def main(*words: str) -> None:
-        if not words:
-            _list_configs()
-        elif words[0] != "show" or len(words) != 2:
-            raise UserError(f"configs: {' '.join(words)}: not understood; try `cogpo configs show tiny_cpu`")
-        else:
-            _show_config(words[1])
-
-    return main
-
-
-configs.words = 2  # type: ignore[attr-defined]
+def configs(given: cli.Flags, *words: str) -> None:
+    """Lists the shipped configs, or shows one: every field, its value, its comment, and where it was set."""
+    if not words:
+        _list_configs()
+    elif words[0] != "show" or len(words) != 2:
+        raise UserError(f"configs: {' '.join(words)}: not understood; try `cogpo configs show tiny_cpu`")
+    else:
+        _show_config(words[1])
 
 
 def _list_configs() -> None:
@@ -73,46 +45,95 @@ def _show_config(value: str) -> None:
         print(f"{setting:{min(width, 60)}}  {field.where:{place}}  {field.comment}".rstrip())
 
 
-def report() -> cli.Main:
-    """Writes one self-contained HTML page about a run: its data, its training, and what the held-out pairs say.
+def report(given: cli.Flags) -> None:
+    """Writes one self-contained HTML page about a run: its data, its training, and what the held-out pairs say."""
+    from cogpo_jax.report.evaluations import evaluations_section
+    from cogpo_jax.report.page import build_page
+    from cogpo_jax.report.run_files import heldout_table, read_data, read_training
+    from crv.review import read_overview
 
-        cogpo report --data=DIR --sft=WORKDIR --cogpo=WORKDIR --output=report.html
+    if not (given.data or given.sft or given.cogpo or given.evaluations):
+        raise UserError("report: nothing to show: give at least one of --data, --sft, --cogpo, --evaluations")
+    if given.summary and not Path(given.summary).is_file():
+        raise UserError(f"--summary: {given.summary}: no such file")
+    crv = records = None
+    if given.data:
+        has_ledger, has_records = (Path(given.data, name).is_file() for name in ("ledger.sqlite", "manifest.json"))
+        crv = read_overview(given.data, given.problems) if has_ledger else None
+        # A run that goes on has a ledger, and no records yet.
+        records = read_data(given.data) if has_records or not has_ledger else None
+    first = read_training(given.sft) if given.sft else None
+    second = read_training(given.cogpo) if given.cogpo else None
+    checks = json.loads(Path(given.summary).read_text()) if given.summary else None
+    shown = evaluations_section(given.evaluations) if given.evaluations else None
+    write_atomic(given.output, build_page(records, first, second, checks, crv, shown))
+    print(json.dumps({"report": given.output, "heldout": heldout_table(second.pairs) if second else {}}))
 
-    Each of the three is optional: the page has a section for each part that is given. A --data folder that is CRV's
-    workdir (finished or not) also gives flows, lengths, rounds, cost, and a browser of --problems problems, from its
-    ledger. The page needs no network. Prints the held-out table as JSON.
-    """
-    from crv.review import SHOWN
 
-    data = flags.DEFINE_string("data", None, "Folder of records: of `cogpo crv` (its workdir), or of any conversion.")
-    problems = flags.DEFINE_integer("problems", SHOWN, "At most so many problems of CRV's ledger in the page.", 0)
-    sft = flags.DEFINE_string("sft", None, "Workdir of `cogpo train` with objective sft.")
-    cogpo = flags.DEFINE_string("cogpo", None, "Workdir of `cogpo train` with objective cogpo or dpo.")
-    summary = flags.DEFINE_string("summary", None, "summary.json of the quickstart: adds its checks and times.")
-    evaluations = flags.DEFINE_list("evaluations", [], "Folders of `cogpo evaluate`, with commas between.")
-    output = flags.DEFINE_string("output", "report.html", "The page.")
+def evaluate(given: cli.Flags) -> None:
+    """Accuracy of a student on a task, with intervals; two evaluations against each other."""
+    if given.compare is not None:
+        _compare(given.compare, given.common, given.output)
+        return
+    (folder,) = given.require("output")
+    from cogpo_jax.evaluation import run
+    from cogpo_jax.evaluation.tasks import load_task
 
-    def main() -> None:
-        from cogpo_jax.report.evaluations import evaluations_section
-        from cogpo_jax.report.page import build_page
-        from cogpo_jax.report.run_files import heldout_table, read_data, read_training
-        from crv.review import read_overview
+    if given.regrade:
+        print(json.dumps(run.regrade(folder, given.allow_code, given.workers), ensure_ascii=False))
+        return
+    (name,) = given.require("task")
+    fields = {field: given[field] for field in ("samples", "temperature", "top_p", "max_new_tokens", "system")}
+    request = run.Evaluation(
+        task=load_task(name, given.columns, few_shot=given.shots, **fields),
+        data=given.data or "",
+        output=folder,
+        engine=_engine(given),
+        responses=given.responses,
+        few_shot=given.few_shot,
+        limit=given.limit,
+        seed=given.seed,
+        allow_code=given.allow_code,
+        workers=given.workers,
+        tokenizer=given.tokenizer,
+    )
+    print(json.dumps(run.evaluate(request), ensure_ascii=False))
 
-        if not (data.value or sft.value or cogpo.value or evaluations.value):
-            raise UserError("report: nothing to show: give at least one of --data, --sft, --cogpo, --evaluations")
-        if summary.value and not Path(summary.value).is_file():
-            raise UserError(f"--summary: {summary.value}: no such file")
-        crv = records = None
-        if data.value:
-            has_ledger, has_records = (Path(data.value, name).is_file() for name in ("ledger.sqlite", "manifest.json"))
-            crv = read_overview(data.value, problems.value) if has_ledger else None
-            # A run that goes on has a ledger, and no records yet.
-            records = read_data(data.value) if has_records or not has_ledger else None
-        first = read_training(sft.value) if sft.value else None
-        second = read_training(cogpo.value) if cogpo.value else None
-        checks = json.loads(Path(summary.value).read_text()) if summary.value else None
-        shown = evaluations_section(evaluations.value) if evaluations.value else None
-        write_atomic(output.value, build_page(records, first, second, checks, crv, shown))
-        print(json.dumps({"report": output.value, "heldout": heldout_table(second.pairs) if second else {}}))
 
-    return main
+def _engine(given: cli.Flags) -> Any:
+    """What answers, as the flags name it, or None where texts are given."""
+    from cogpo_jax.evaluation.engines import PoolEngine, StudentEngine
+    from crv.options import PoolOptions
+
+    names = [name for name in ("model", "pool.url", "responses") if given[name]]
+    if len(names) != 1:
+        told = " and ".join(f"--{name}" for name in names) or "none"
+        raise UserError(f"--model, --pool.url, --responses: {told} given; give exactly one")
+    if given.model:
+        text_format = TextFormat(prompt=given.prompt_format, end_token=given.end_token)
+        return StudentEngine(
+            given.model, compute_dtype=given.dtype, tensor=given.tensor, slots=given.slots, text_format=text_format
+        )
+    if given.responses:
+        return None
+    fields = ("url", "model", "kind", "tokenizer", "concurrency", "timeout", "api_key")
+    return PoolEngine(PoolOptions(**{name: given[f"pool.{name}"] for name in fields}))
+
+
+def _compare(folders: list[str], common: bool, output: str | None) -> None:
+    if len(folders) != 2:
+        raise UserError(f"--compare: {','.join(folders)}: give two folders, as A,B")
+    from cogpo_jax.atomic import write_json
+    from cogpo_jax.evaluation.summary import compare, runs_in, sentence
+    from cogpo_jax.progress import say
+    from cogpo_jax.report.evaluations import write_page
+
+    comparison = compare(folders[0], folders[1], common)
+    for name, result in [*comparison["tasks"].items(), ("overall", comparison["overall"])]:
+        say(f"{name}: {sentence(result)}")
+    if output:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        write_json(Path(output, "comparison.json"), comparison)
+        runs = [run for folder in folders for run in runs_in(folder).values()]
+        write_page(Path(output, "report.html"), runs, comparison)
+    print(json.dumps(comparison, ensure_ascii=False))
