@@ -308,6 +308,7 @@ def results(benches: Sequence[Bench], arms: Sequence[str], split: str) -> dict[s
             "by_seed": {str(seed): float(row.mean()) for seed, row in zip(runs, values, strict=True)},
             "tokens": float(np.mean([one["tokens"] for one in runs.values()])),
             "cut_off": sum(one["cut_off"] for one in runs.values()),
+            "verdicts": {str(seed): "".join(map(str, one["right"])) for seed, one in runs.items()},
         }
         for other in list(done)[:i]:
             if both := [seed for seed in runs if seed in done[other]]:

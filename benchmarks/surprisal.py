@@ -66,7 +66,7 @@ def main() -> None:
         rows.append({"prompt": chain.problem, "response": chain.text(kind), "kind": kind})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        export_checkpoint(RUN.value, folder / "hf", dtype="float32")
+        export_checkpoint(RUN.value, str(folder / "hf"), dtype="float32")
         (folder / "in").write_text("".join(json.dumps(row) + "\n" for row in rows))
         options = ScoreOptions(by_step=STEP, text_format=TextFormat(prompt="raw", response="plain"))
         score_file(str(folder / "hf"), str(folder / "in"), str(folder / "out"), options)

@@ -101,11 +101,12 @@ def test_packing_changes_nothing(model: Path, scored: list[dict[str, Any]], tmp_
 def test_the_steps_are_the_response_and_a_step_is_what_a_prefix_lacks(model: Path, tmp_path: Path) -> None:
     """Log-probs of steps add up to the response's; those of the first steps are the same whatever follows."""
     lines = ["We add 2 and 3.\n", "That makes 5.\n", "\n", "The answer is 5."]
-    rows = [{"prompt": "2+3?", "response": "".join(lines[:n])} for n in (4, 2)]
+    rows = [{"prompt": "2+3?", "response": "".join(lines[:n])} for n in (4, 2, 1)]
     options = ScoreOptions(by_step=r"\n+")
     score_file(str(model), str(write(tmp_path / "in", rows)), str(tmp_path / "out"), options)
-    whole, short = read(tmp_path / "out")
+    whole, short, first = read(tmp_path / "out")
     assert [step["end"] for step in whole["steps"]] == [16, 31, 47]
+    assert whole["steps"][0]["tokens"] == first["tokens"] - 1  # without the end token
     assert sum(step["tokens"] for step in whole["steps"]) == whole["tokens"]
     assert sum(step["logp"] for step in whole["steps"]) == pytest.approx(whole["logp"], rel=1e-6)
     assert whole["steps"][0] == pytest.approx(short["steps"][0], rel=1e-4)
