@@ -197,7 +197,15 @@ def test_an_array_is_read_bit_by_bit(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.00001, "0.00001"), (Decimal("1E-5"), "0.00001"), (5.0, "5.0"), (float("nan"), ""), (None, ""), (12, "12")],
+    [
+        (0.00001, "0.00001"),
+        (Decimal("1E-9"), "0.000000001"),
+        (1e22, "1" + "0" * 22),
+        (5.0, "5.0"),
+        (float("nan"), ""),
+        (None, ""),
+        (12, "12"),
+    ],
 )
 def test_numbers_are_plain_digits(value, text):
     assert text_of(value) == text
