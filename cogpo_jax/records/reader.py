@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, cast
 
 from cogpo_jax.errors import UserError
 from cogpo_jax.records.sources import find_files, fingerprint, named_split, pick, remote_parts
+from cogpo_jax.records.texts import replace_surrogates
 
 __all__ = ["find_files", "fingerprint", "read_rows"]
 
@@ -173,7 +174,10 @@ def _as_row(place: str, value: Any, refuse: _Refuse) -> Iterator[tuple[str, Row]
         value = {"conversations": value}  # Open-Reasoner-Zero: a row is a bare list of turns
     if isinstance(value, dict):
         inner = value.get("row")  # the form of the hub's own /rows service
-        yield place, inner if isinstance(inner, dict) and "row_idx" in value else value
+        row = inner if isinstance(inner, dict) and "row_idx" in value else value
+        if not all(map(str.isascii, row)):
+            row = {replace_surrogates(name)[0]: cell for name, cell in row.items()}
+        yield place, row
     else:
         refuse(place, "not_an_object", f"{type(value).__name__}: each row must be one JSON object")
 
@@ -253,10 +257,9 @@ def _object_rows(path: Path, text: _Text, split: str, refuse: _Refuse) -> Iterat
             return
         held[name] = text.value(f"{path}[0]")
     text.at += 1
-    if not text.skip(_SPACE + ","):
-        yield from ((f"{path}[{number}]", row) for number, row in enumerate(_held_rows(path, held, split)))
-        return
-    yield f"{path}[0]", held
+    first = [held] if text.skip(_SPACE + ",") else _held_rows(path, held, split)
+    for number, row in enumerate(first):
+        yield from _as_row(f"{path}[{number}]", row, refuse)
     for number in itertools.count(1):
         if not text.skip(_SPACE + ","):
             return

@@ -323,8 +323,7 @@ def _read(row: dict[str, Any], path: str, role: str) -> str:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = dict.fromkeys(str(name) for row in rows for name, value in row.items() if value is not None)
-    return [name.encode("utf-8", "replace").decode() for name in found]
+    return list(dict.fromkeys(str(name) for row in rows for name, value in row.items() if value is not None))
 
 
 def _parse_map(text: str, roles: tuple[str, ...]) -> dict[str, str]:

@@ -271,6 +271,7 @@ def test_pool_errors_are_errors_of_the_pool():
         (["--config.pool.recordings=nowhere.jsonl"], "pool.recordings: nowhere.jsonl"),
         (["--config.verifier.needed=4"], "verifier.needed: 4"),
         (["--config.prompts=nowhere"], "prompts: nowhere"),
+        (["--config.columns.preset=gsm8k"], "columns.preset: gsm8k does not fit: missing question; columns found"),
     ],
 )
 def test_the_command_refuses_bad_input_in_one_line(tmp_path, flags, message):
@@ -282,11 +283,21 @@ def test_the_command_refuses_bad_input_in_one_line(tmp_path, flags, message):
     assert not (tmp_path / "ledger.sqlite").exists()
 
 
-def test_the_command_prints_one_json_object(tmp_path):
-    command = [sys.executable, "launch/crv.py", "--config=configs/crv_recorded.py", f"--workdir={tmp_path}"]
-    done = subprocess.run([*command, "--config.limit=5"], capture_output=True, text=True, timeout=60)
+def test_the_command_prints_one_json_object_and_says_what_the_columns_are(tmp_path):
+    names = {"problem_id": "n", "problem": "q", "answer": "key", "cot": "why"}
+    lines = Path("examples/gsm8k_cots/problems.jsonl").read_text().splitlines()[:2]
+    rows = [{names[name]: text for name, text in json.loads(line).items() if name in names} for line in lines]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row | {"key": f"#### {row['key']}"}) + "\n" for row in rows))
+    command = [sys.executable, "launch/crv.py", "--config=configs/crv_recorded.py", f"--workdir={tmp_path / 'run'}"]
+    command += [f"--config.input={tmp_path / 'in.jsonl'}", "--config.columns.map=problem=q,id=n"]
+    command += ["--config.columns.gold=hash(key)", "--config.columns.cot=why", "--config.columns.preset=general"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["problems"]["total"] == 5
+    summary = json.loads(done.stdout)
+    assert summary["problems"]["rewritten"] == 2
+    assert "solver" not in summary["calls"], "the chains that were given are rewritten, none is written anew"
+    assert summary["understood"]["columns"] == {"cot": "why", "id": "n", "problem": "q"}
+    assert "columns: preset general: problem=q, id=n, cot=why, answer=hash(key); of the first 2 rows 2" in done.stderr
 
 
 def test_the_data_half_never_imports_jax():

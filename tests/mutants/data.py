@@ -123,4 +123,18 @@ MUTANTS = [
         'name in (*_WRAPPERS, "train", "test")',
         f"{_READ}::test_a_files_own_splits_can_be_chosen",
     ),
+    (
+        "the chain's column is not the one that was given",
+        "crv/problems.py",
+        "cot=columns.cot)",
+        'cot="auto")',
+        "tests/crv/test_run.py::test_the_command_prints_one_json_object_and_says_what_the_columns_are",
+    ),
+    (
+        "half a surrogate pair in a name makes a column vanish",
+        "cogpo_jax/records/reader.py",
+        "if not all(map(str.isascii, row)):",
+        "if not row:",
+        f"{_READ}::test_half_a_surrogate_pair_in_a_columns_name_is_no_way_to_lose_it",
+    ),
 ]

@@ -13,6 +13,7 @@ import pytest
 from cogpo_jax.errors import UserError
 from cogpo_jax.records.convert import convert_pairs
 from cogpo_jax.records.reader import find_files, fingerprint, read_rows
+from cogpo_jax.records.recognise import recognise
 from cogpo_jax.records.texts import split_thought, text_of, turns_of, unwrap_gold
 
 ROWS = [
@@ -152,6 +153,14 @@ def test_one_row_alone_is_a_row(tmp_path):
     for row in ({"problem": "1+1"}, {"chosen": [turn], "rejected": [turn]}, {"problem": "p", "outputs": [{"x": 1}]}):
         (tmp_path / "a.json").write_text(json.dumps(row, indent=1))
         assert [row for _, row in read_rows(tmp_path / "a.json")] == [row]
+
+
+def test_half_a_surrogate_pair_in_a_columns_name_is_no_way_to_lose_it(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"problem": "1+1", "answer": "2", "why\ud800": "<think>hm</think>2"}))
+    rows = [row for _, row in read_rows(tmp_path / "a.jsonl")]
+    with pytest.raises(UserError, match="column 'why\ufffd' looks like a chain"):
+        recognise(rows)
+    assert recognise(rows, cot="why\ufffd").example(rows[0]).cot == "<think>hm</think>2"
 
 
 def test_rows_by_id_keep_their_ids(tmp_path):
