@@ -5,7 +5,7 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 from cogpo_jax.errors import UserError
@@ -35,11 +35,13 @@ def take_in(ledger: Ledger, options: Options) -> None:
     ledger.db.execute("DELETE FROM problems")
     evaluation = {Path(source).stem: read_questions(source) for source in options.hygiene.against}
     hygiene = Hygiene(options.hygiene, evaluation, ledger.path.with_name("hygiene.scratch"))
-    rows, last = _draw(options)
+    last = _last_place(options)
     repaired, skipped = Counter[str](), Counter[str]()
+    rows = count()
+    problems = (problem for problem, _ in zip(_limited(options, repaired, skipped), rows, strict=False))
     ledger.db.execute("BEGIN")
     try:
-        repeated = sum(_add(ledger, problem, hygiene) for problem in _drawn(options, last, repaired, skipped))
+        repeated = sum(_add(ledger, one, hygiene) for one in problems if place_of(one.problem_id) <= last)
     except BaseException:
         if ledger.db.in_transaction:
             ledger.db.execute("ROLLBACK")
@@ -47,7 +49,7 @@ def take_in(ledger: Ledger, options: Options) -> None:
     finally:
         hygiene.close()
     ledger.db.execute("COMMIT")
-    ledger.set_meta("rows", str(rows))
+    ledger.set_meta("rows", str(next(rows)))
     ledger.set_meta("last_place", last.hex())
     ledger.set_meta("repaired", json.dumps(repaired, sort_keys=True))
     ledger.set_meta("skipped", json.dumps(skipped, sort_keys=True))
@@ -67,12 +69,12 @@ def remaining(ledger: Ledger) -> int:
 
 def pending(ledger: Ledger, options: Options) -> Iterator[Problem]:
     """This driver's problems without an outcome, in input order (a repeated row may come twice)."""
-    for problem in _drawn(options, bytes.fromhex(ledger.meta("last_place") or "")):
-        mine = (
-            int.from_bytes(place_of(problem.problem_id)[:8], "big") % options.partition.drivers
-            == options.partition.driver
-        )
-        if mine and not ledger.finished(problem.problem_id) and not ledger.dropped(problem.problem_id):
+    last = bytes.fromhex(ledger.meta("last_place") or "")
+    for problem in _limited(options):
+        place = place_of(problem.problem_id)
+        mine = int.from_bytes(place[:8], "big") % options.partition.drivers == options.partition.driver
+        done = ledger.finished(problem.problem_id) or ledger.dropped(problem.problem_id)
+        if place <= last and mine and not done:
             yield problem
 
 
@@ -83,32 +85,11 @@ def _limited(
     return islice(problems, options.limit or None)
 
 
-def _draw(options: Options) -> tuple[int, bytes]:
-    """(rows, the last place that is drawn): a sample is the problems whose ids hash lowest, wherever they stand."""
+def _last_place(options: Options) -> bytes:
+    """The last place that is drawn: a sample is the problems whose ids hash lowest, wherever they stand."""
     if not options.sample:
-        return sum(1 for _ in _limited(options)), _EVERY
-    rows = _Counted(_limited(options))
-    lowest = heapq.nsmallest(options.sample, (place_of(problem.problem_id) for problem in rows))
-    return rows.count, lowest[-1]
-
-
-class _Counted:
-    """An iterator that knows how much it has given."""
-
-    def __init__(self, problems: Iterator[Problem]):
-        self._problems, self.count = problems, 0
-
-    def __iter__(self) -> Iterator[Problem]:
-        for problem in self._problems:
-            self.count += 1
-            yield problem
-
-
-def _drawn(
-    options: Options, last: bytes, repaired: Counter[str] | None = None, skipped: Counter[str] | None = None
-) -> Iterator[Problem]:
-    problems = _limited(options, repaired, skipped)
-    return (problem for problem in problems if last == _EVERY or place_of(problem.problem_id) <= last)
+        return _EVERY
+    return heapq.nsmallest(options.sample, (place_of(problem.problem_id) for problem in _limited(options)))[-1]
 
 
 def _add(ledger: Ledger, problem: Problem, hygiene: Hygiene) -> int:
