@@ -216,12 +216,13 @@ class HttpCaller:
             response = await self._client.post(self.address(url, path), json={}, timeout=30.0)
         except httpx.HTTPError:
             return False
-        return response.status_code not in (404, 405, 501)
+        page = response.content.lstrip()[:1]  # an API speaks JSON; a website answers any path with a page
+        return response.status_code not in (404, 405, 501) and page in (b"", b"{", b"[")
 
     async def get(
         self, url: str, path: str, tries: int = _GET_TRIES, absent: Sequence[int] = _ABSENT, prefix: str | None = None
     ) -> Any:
-        """GET of a JSON document below a URL; None where there is no such page (a status in `absent`).
+        """GET of a JSON document below a URL; None where there is none (a status in `absent`, a page, an error).
 
         A server that says "later" is waited for, as for a call. Raises SetupError where the server refuses, PoolError
         where no document comes in a few tries.
@@ -237,10 +238,12 @@ class HttpCaller:
                 reply = sort_reply(response.status_code, response.headers, response.content, lambda document: document)
                 if isinstance(reply, Refusal):
                     raise SetupError(reply.words)
-                if not isinstance(reply, Later):
-                    return reply
+                if not isinstance(reply, Later) or response.status_code < 300:
+                    return None if isinstance(reply, Later) else reply
                 words = f"{response.status_code}: {reply.words}"
             except SetupError as error:
+                if response.status_code < 300:
+                    return None
                 raise SetupError(self.clean(f"{address}: {error}")) from None
             except httpx.HTTPError as error:
                 words = " ".join(str(error).split())[:200] or type(error).__name__

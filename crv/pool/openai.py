@@ -157,7 +157,7 @@ async def _find_api(caller: HttpCaller, url: str) -> list[dict[str, Any]]:
     prefixes = [""] if _VERSION.search(path) else ["/v1", ""]
     for prefix in prefixes:
         caller.prefixes[url] = prefix
-        page = await caller.get(url, "/models", absent=(403, 404, 405, 410, 501))
+        page = await caller.get(url, "/models", absent=(400, 403, 404, 405, 410, 501))
         if page is None:
             continue
         rows = page.get("data", page.get("models")) if isinstance(page, dict) else page
@@ -176,11 +176,13 @@ async def _find_api(caller: HttpCaller, url: str) -> list[dict[str, Any]]:
 def check_model(url: str, listed: list[dict[str, Any]], model: str) -> dict[str, Any]:
     """The row of `model` in a server's list; UserError where the server serves others only.
 
-    Names are taken as they come: a list may add `models/` before a name or `:latest` after it.
+    Names are taken as they come: a list may add `models/` before a name or `:latest` after it, and lack a `:variant`.
     """
     for row in listed:
         for name in _names(row):
-            if model in (name, name.removeprefix("models/"), name.removesuffix(":latest")) or model == f"models/{name}":
+            if {model, model.partition(":")[0]} & {name, name.removeprefix("models/"), f"models/{name}"}:
+                return row
+            if model == name.removesuffix(":latest"):
                 return row
     served = " and ".join(repr(name) for row in listed[:5] for name in list(_names(row))[:1])
     raise UserError(f"pool.model: {model!r}: {url} serves {served or 'no model'}")

@@ -124,6 +124,8 @@ def _sort_error(status: int, wait: float, words: str) -> Later | Refusal:
         raise SetupError(f"{status or 'error'}: {words}")
     if status == 413 or _too_long(status, said):
         return Refusal(PROMPT_TOO_LONG, words)
+    if status == 500 and ("jinja" in said or NO_SYSTEM.search(said)):  # llama.cpp: the chat template refuses
+        raise SetupError(f"500: {words}")
     if status == 429 or (status in (0, 400, 403) and limited):
         return Later("429", wait, overloaded=True, words=words)
     if status >= 500 or status in _LATER_STATUS:

@@ -92,9 +92,11 @@ class SglangPool(HttpPool):
             "return_logprob": True,
             "logprob_start_len": 0,
         }
-        meta = await self.caller.post("/generate", payload, lambda body: body["meta_info"], only=url)
+        body = await self.caller.post("/generate", payload, lambda body: body, only=url)
         try:
+            meta = (body[0] if isinstance(body, list) else body)["meta_info"]
             theirs = [int(token[1]) for token in meta["input_token_logprobs"]]
+            theirs[0]
         except (TypeError, KeyError, IndexError, ValueError) as error:
             raise UserError(
                 f"pool.kind: sglang: {url} answers without input_token_logprobs, by which its tokenizer is compared"

@@ -159,6 +159,16 @@ def test_a_list_of_models_in_any_form_is_read(listed):
     asyncio.run(OpenAIPool(caller([ok(listed)]), PLACE).start())
 
 
+@pytest.mark.parametrize("page", [httpx.Response(200, html="<h1>hello</h1>"), ok({"error": "Unexpected endpoint"})])
+def test_a_website_that_answers_any_path_is_no_api(page):
+    def serve(request):
+        return ok({"data": [{"id": "m"}]}) if request.url.path == "/api/models" else page
+
+    pool = OpenAIPool(HttpCaller("http://pool/api", 8, 5.0, 2, transport=httpx.MockTransport(serve)), PLACE)
+    asyncio.run(pool.start())
+    assert pool.caller.address("http://pool/api", "/x") == "http://pool/api/x", "not /api/v1"
+
+
 def test_concurrency_grows_by_one_a_window_and_shrinks_once_a_congestion():
     async def run():
         limiter = Limiter(most=20, start=4)

@@ -265,7 +265,9 @@ def test_the_api_is_found_below_any_base_url(base, given, models):
     assert seen == [f"{base}/chat/completions" + (f"?{query}" if query else "")]
 
 
-@pytest.mark.parametrize(("named", "listed"), [("m", "m:latest"), ("m:latest", "m:latest"), ("m", "models/m")])
+@pytest.mark.parametrize(
+    ("named", "listed"), [("m", "m:latest"), ("m:latest", "m:latest"), ("m", "models/m"), ("m:free", "m")]
+)
 def test_a_models_name_is_taken_as_it_comes(named, listed):
     seen = []
     with serving(lambda body, *_: seen.append(body["model"]) or (200, chat()), [{"id": listed}]) as url:
@@ -326,13 +328,14 @@ def test_a_budget_beyond_a_context_that_nobody_told_shrinks_until_it_fits():
     assert seen == [4096, 900]
 
 
-def test_a_template_without_a_system_role_gets_its_text_in_the_users_turn():
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_template_without_a_system_role_gets_its_text_in_the_users_turn(status):
     seen = []
 
     def reply(body, *_):
         seen.append([message["role"] for message in body["messages"]])
         if seen[-1][0] == "system":
-            return 400, {"error": {"message": "Jinja Exception: System role not supported"}}
+            return status, {"error": {"message": "Jinja Exception: System role not supported"}}
         return 200, chat(body["messages"][0]["content"])
 
     with serving(reply) as url:

@@ -89,9 +89,10 @@ def test_the_templates_switches_come_from_the_config(small, tmp_path):
     assert "reasoning_effort" not in body
 
 
-def test_a_server_that_gives_no_log_probs_for_the_probe_is_told_at_once(small):
+@pytest.mark.parametrize("said", [{}, {"input_token_logprobs": None}, {"input_token_logprobs": []}, None])
+def test_a_server_that_gives_no_log_probs_for_the_probe_is_told_at_once(small, said):
     with pytest.raises(UserError, match="answers without input_token_logprobs"):
-        asyncio.run(pool(small, server()).start())
+        asyncio.run(pool(small, server(probe=lambda _: said)).start())
 
 
 def started(small, **changes):
