@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from cogpo_jax.report.run_files import MINI_TASKS, Training, heldout_table, read
 # In a checkout configs and the folders of examples are links: a search from cogpo_jax would not enter them.
 _EXAMPLES = sorted((config_files.PACKAGE / "examples").iterdir())
 _CODE = (config_files.PACKAGE, config_files.CONFIGS, *_EXAMPLES, Path(crv.__path__[0]))
-_SUFFIXES = (".py", ".json", ".jsonl", ".txt", ".md", ".html")
+_SUFFIXES = (".py", ".toml", ".json", ".jsonl", ".txt", ".md", ".html")
 
 
 @dataclass(frozen=True)
@@ -198,71 +199,15 @@ def _problems(cogpo: Training, results: Mapping[str, Mapping[str, Any]]) -> dict
     return {"train": kept - len(heldout), "heldout": len(heldout)}
 
 
-HELDOUT_PROBLEMS = 70
-VOCAB_SIZE = 2048  # the student's vocab_size, in configs/models/tiny.json
-_BASE = "--config=tiny_cpu"
-# No response of the shipped problems is longer than this row; one compiled shape saves more than it wastes.
-_ROWS = ("--config.rows.length=640", "--config.rows.shapes=1")
-# Small steps and few epochs: where SFT has learned the chosen responses by heart, CogPO pushes down all that is new to
-# the model, and a held-out response loses by its length (correlation of margin and length: -0.5 where the held-out NLL
-# was 0.4 above the training's).
-_SFT = (
-    "--config.rows.per_device=1",
-    "--config.epochs=2",
-    "--config.batch.groups=4",
-    "--config.optimizer.learning_rate=2e-3",
-    "--config.eval.every=14",
-)
-# 5e-7, the default for billions of parameters, moves nothing in so few steps; more than 4e-5 adds noise that
-# costs long responses. Without the penalty (DPOP) shorter responses gain, with one of 3 longer ones do.
-_COGPO = (
-    "--config.rows.per_device=4",
-    "--config.epochs=2",
-    "--config.batch.groups=16",
-    "--config.optimizer.learning_rate=4e-5",
-    "--config.loss.displacement_penalty=1.0",
-    "--config.eval.every=9",
-)
-
-
 def stages(folder: str) -> list[Stage]:
-    """The stages that leave their outputs in `folder` (as given on the command line)."""
-    data, tokenizer, sft, cogpo, hf = (f"{folder}/{name}" for name in ("crv", "tokenizer", "sft", "cogpo", "hf"))
-    train = ("train", _BASE, f"--config.data={data}", f"--config.eval.data={data}", *_ROWS)
-    crv = ("crv", "--config=crv_recorded", f"--config.heldout={HELDOUT_PROBLEMS}")
+    """The stages of quickstart.toml, with their outputs in `folder` (as given on the command line)."""
+    table = tomllib.loads(Path(__file__).with_name("quickstart.toml").read_text(encoding="utf-8"))
     torch = "with torch" if importlib.util.find_spec("torch") else "without torch"
-    return [
-        Stage("crv", (*crv, f"--workdir={data}"), "crv"),
-        Stage(
-            "tokenizer",
-            ("train-tokenizer", f"--data={data}", f"--output={tokenizer}", f"--vocab_size={VOCAB_SIZE}"),
-            "tokenizer",
-        ),
-        Stage(
-            "sft",
-            (*train, "--config.objective=sft", f"--config.tokenizer={tokenizer}", *_SFT, f"--workdir={sft}"),
-            "sft",
-        ),
-        Stage(
-            "cogpo",
-            (*train, "--config.objective=cogpo", f"--config.init_from={sft}", *_COGPO, f"--workdir={cogpo}"),
-            "cogpo",
-        ),
-        Stage("export", ("export", f"--workdir={cogpo}", f"--output={hf}", "--dtype=float32"), "hf"),
-        Stage(
-            "compare",
-            ("compare-hf", f"--workdir={cogpo}", f"--model={hf}", f"--data={data}"),
-            None,
-            salt=torch,
-        ),
-    ]
-
-
-def report_stage(folder: str) -> Stage:
-    """The last stage: the page, which shows the summary of all the others."""
-    parts = (f"--data={folder}/crv", f"--sft={folder}/sft", f"--cogpo={folder}/cogpo")
-    command = ("report", *parts, f"--summary={folder}/summary.json", f"--output={folder}/report.html")
-    return Stage("report", command, "report.html")
+    found = []
+    for name, stage in table.items():
+        command = tuple(word.replace("{folder}", folder) for word in stage["command"].split())
+        found.append(Stage(name, command, stage.get("output"), salt=torch if name == "compare" else ""))
+    return found
 
 
 def quickstart(folder: str) -> int:
@@ -273,7 +218,7 @@ def quickstart(folder: str) -> int:
     console, run = Console(), Path(folder)
     finished: dict[str, Finished] = {}
     key = code_digest()
-    todo = stages(folder)
+    *todo, last = stages(folder)
     for number, stage in enumerate(todo, 1):
         console.rule(f"[bold]{number}/{len(todo) + 1} {stage.name}", align="left")
         console.print(shown_command(stage), style="dim", highlight=False, soft_wrap=True)
@@ -282,7 +227,6 @@ def quickstart(folder: str) -> int:
     results = {name: done.result for name, done in finished.items()}
     seconds = {name: done.seconds for name, done in finished.items()}
     write_json(run / "summary.json", summarise(run, results, seconds))
-    last = report_stage(folder)
     console.rule(f"[bold]{len(todo) + 1}/{len(todo) + 1} {last.name}", align="left")
     (run / "report.html").unlink(missing_ok=True)  # cheap, and the summary it shows may be new
     seconds["report"] = run_stage(last, run, key)[0].seconds

@@ -1,11 +1,5 @@
 """`cogpo generate`, typed in a checkout: `python launch/generate.py --help`."""
 
-import os
-import sys
-from pathlib import Path
+import checkout
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-
-# Without this folder on the module path (-P), where crv.py would stand for the package crv; with the checkout on it.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
-os.execv(sys.executable, [sys.executable, "-P", "-m", "cogpo_jax", "generate", *sys.argv[1:]])
+checkout.run("generate")

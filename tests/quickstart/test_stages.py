@@ -1,12 +1,11 @@
 """A quickstart typed twice does nothing twice; interrupted it goes on; after a change it starts anew."""
 
-import json
 
 import pytest
 
 from cogpo_jax import cli
 from cogpo_jax.errors import RunError
-from cogpo_jax.quickstart import Stage, code_digest, report_stage, run_stage, stages
+from cogpo_jax.quickstart import Stage, code_digest, run_stage, stages
 
 # Stands for the package's commands: `python -m cogpo_jax do FOLDER`.
 SCRIPT = """
@@ -78,9 +77,10 @@ def test_the_code_is_part_of_what_makes_a_stage_stale(tmp_path):
 
 
 def test_every_stage_is_a_command_of_the_project_with_its_own_output():
-    todo = [*stages("runs/x"), report_stage("runs/x")]
+    todo = stages("runs/a folder")
     assert [stage.name for stage in todo] == ["crv", "tokenizer", "sft", "cogpo", "export", "compare", "report"]
     assert {stage.command[0] for stage in todo} <= set(cli.COMMANDS)
     outputs = [stage.output for stage in todo if stage.output]
     assert len(set(outputs)) == len(outputs)
-    json.dumps([stage.command for stage in todo])
+    assert "--data=runs/a folder/crv" in todo[1].command
+    assert todo[0].command[1] == "--config=crv_recorded"
