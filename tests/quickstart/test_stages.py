@@ -1,6 +1,5 @@
 """A quickstart typed twice does nothing twice; interrupted it goes on; after a change it starts anew."""
 
-
 import pytest
 
 from cogpo_jax import cli
