@@ -6,6 +6,7 @@ correct and incorrect are shown; what can be neither is unknown, with the reason
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 import os
 import pickletools
@@ -22,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.evaluation import sandbox
+from cogpo_jax.evaluation import driver, sandbox
 from cogpo_jax.evaluation.tasks import LETTERS, Problem
 from crv.verify import grade
 from crv.verify.certificate import CORRECT, INCORRECT, UNKNOWN, certify, ladder
@@ -38,7 +39,8 @@ _TAGS = (
     ("◁think▷", "◁/think▷"),
 )
 _LAST_COUNTS = ("several final answers", "more than eight final answers")
-_CODE = re.compile(r"^[ \t]*```[ \t]*([A-Za-z0-9+]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.M | re.S)
+_FENCE = re.compile(r"(\s*)(`{3,}|~{3,})[ \t{.]*([A-Za-z0-9+.#-]*)[^`]*")
+_PYTHON = re.compile(r"py(?:thon)?[\d.]*")
 # A letter that is chosen without the word answer before it: "Option B is correct", "I choose B", "So B."
 _CHOSEN = re.compile(
     r"(?:\b(?i:I(?: would| will)? (?:choose|pick|select|go with)|(?:choice|option|solution|letter|answer)(?: is|:| -)"
@@ -114,12 +116,12 @@ class Grader:
     async def _code(self, problem: Problem, solution: str) -> tuple[str, str | None, str]:
         if not self._allow_code:
             raise UserError("--allow_code: missing: grading this task runs programs that a model wrote")
-        blocks = [m.group(2) for m in _CODE.finditer(solution) if m.group(1).lower() in ("", "py", "python", "python3")]
-        if not blocks:
+        program = find_program(solution, problem.tests)
+        if program is None:
             return UNKNOWN, None, "no code block"
         async with self._turns:
-            verdict, reason = await _run_tests(blocks[-1], problem.tests)
-        return verdict, blocks[-1], reason
+            verdict, reason = await _run_tests(program, problem.tests)
+        return verdict, program, reason
 
 
 def cut_thoughts(response: str) -> tuple[str, str]:
@@ -224,6 +226,28 @@ def _plain(text: str) -> str:
     return " ".join(re.sub(r"[\"'`*_.,;:()$]+", " ", spell(text)).lower().split())
 
 
+def find_program(solution: str, tests: Sequence[Mapping[str, Any]]) -> str | None:
+    """The last fenced block of Python that defines what the tests call; else the last one; None for none.
+
+    Fences are CommonMark's: of ``` or ~~~, as long as one likes, indented, without an end where the text is cut off.
+    Blocks without a language count where none says Python, and of these the ones that do something.
+    """
+    blocks, lines = list[tuple[str, str]](), iter(solution.replace("\r\n", "\n").split("\n"))
+    for line in lines:
+        if opening := _FENCE.fullmatch(line):
+            indent, fence, language = opening.groups()
+            end = re.compile(rf"\s*{re.escape(fence[0])}{{{len(fence)},}}\s*")
+            body = itertools.takewhile(lambda line, end=end: not end.fullmatch(line), lines)
+            text = "\n".join(line.removeprefix(indent) for line in body)
+            blocks.append((language.lower(), text))
+    plain = [text for language, text in blocks if not language]
+    python = [text for language, text in blocks if _PYTHON.fullmatch(language)]
+    python = python or [text for text in plain if re.search(r"\w\(|=", text)] or plain
+    called = set(re.findall(r"\w+", " ".join(str(test.get("code") or test.get("function")) for test in tests)))
+    defining = [text for text in python if called & set(re.findall(r"(?:def|class) +(\w+)", text))]
+    return (defining or python or [None])[-1]
+
+
 async def _run_tests(program: str, tests: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """(verdict, reason) of a program: all tests pass, or the first that does not and why."""
     done = 0
@@ -232,7 +256,7 @@ async def _run_tests(program: str, tests: Sequence[Mapping[str, Any]]) -> tuple[
         if not some:
             continue
         token = base64.b32encode(os.urandom(10)).decode()
-        outcomes = await run_program(_with_driver(program, some, kind, token), [str(t.get("input", "")) for t in some])
+        outcomes = await run_program(*_job(program, some, kind, token))
         if outcomes is None:
             return UNKNOWN, "the sandbox did not answer"
         for test, outcome in zip(some, outcomes, strict=False):
@@ -248,33 +272,36 @@ def _kind(test: Mapping[str, Any]) -> str:
     return "code" if "code" in test else "function" if test["function"] else ""
 
 
-def _with_driver(program: str, tests: Sequence[Mapping[str, Any]], kind: str, token: str) -> str:
-    """The program with what calls it: asserts after it, or its function on the arguments of each input."""
+def _job(program: str, tests: Sequence[Mapping[str, Any]], kind: str, token: str) -> tuple[str, list[str]]:
+    """(what runs in the sandbox, its inputs): the program itself, or `driver` on the program and what calls it."""
+    if not kind:
+        return program, [str(test.get("input", "")) for test in tests]
+    job = {"program": program, "token": token}
     if kind == "code":
-        return program + "\n" + "\n".join(str(test["code"]) for test in tests) + f"\nprint('{token}')\n"
-    if kind == "function":
-        name = str(tests[0]["function"])
-        if not name.isidentifier():
-            raise UserError(f"tests: function: {name!r}: must be a name")
-        call = f"(Solution().{name} if 'Solution' in globals() else {name})(*_arguments)"
-        return (
-            f"from typing import *\n{program}\nimport json as _json, sys as _sys\n"
-            f"_arguments = [_json.loads(line) for line in _sys.stdin.read().splitlines() if line.strip()]\n"
-            f"print('\\n{token}' + _json.dumps({call}))\n"
-        )
-    return program
+        calls = [{"code": "\n".join(str(test["code"]) for test in tests)}]
+    else:
+        lines = [[line for line in str(test["input"]).splitlines() if line.strip()] for test in tests]
+        calls = [{"function": str(t["function"]), "arguments": a} for t, a in zip(tests, lines, strict=True)]
+    return Path(driver.__file__).read_text(encoding="utf-8"), [json.dumps({**job, **call}) for call in calls]
 
 
 def _passes(test: Mapping[str, Any], stdout: str, kind: str, token: str) -> bool:
     if kind == "code":
-        return stdout.rstrip().endswith(token)
+        return token in stdout
     if kind == "function":
         expected = test["output"] if not isinstance(test["output"], str) else json.loads(test["output"])
         try:
-            return bool(json.loads(stdout.rpartition(token)[2]) == expected) and token in stdout
+            return token in stdout and _same_value(json.loads(stdout.rpartition(token)[2]), expected)
         except ValueError:
             return False
     return _same_lines(stdout, str(test["output"]))
+
+
+def _same_value(got: Any, wanted: Any) -> bool:
+    if isinstance(got, list) and isinstance(wanted, list):
+        return len(got) == len(wanted) and all(map(_same_value, got, wanted))
+    floats = isinstance(got, int | float) and isinstance(wanted, int | float)
+    return got == wanted or (floats and _close(str(got), str(wanted)))
 
 
 def _same_lines(got: str, wanted: str) -> bool:

@@ -247,23 +247,37 @@ def _key(answer: Any, options: Sequence[str], where: str) -> str:
 
 
 def read_tests(value: Any, row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """Tests of code: [{input, output[, function]}] or [{code}], as LiveCodeBench, HumanEval and MBPP have them."""
+    """Tests of code: [{input, output[, function]}] or [{code}].
+
+    Read as LiveCodeBench, HumanEval and MBPP have them, and as APPS and TACO do: {inputs, outputs[, fn_name]}.
+    """
     from cogpo_jax.evaluation.grading import packed_json
 
     tests: list[dict[str, Any]] = []
+    entry = f"\ncheck({row['entry_point']})\n" if "entry_point" in row else ""
+    metadata = row.get("metadata") or {}
+    metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
     for part in (value, row.get("private_test_cases")):
         if isinstance(part, str) and part.strip():
             part = packed_json(part, where) if part is not value or part.lstrip()[:1] in "[{" else [part]
-        for test in part or []:
+        if isinstance(part, Mapping) and {"inputs", "outputs"} <= set(part):
+            name = part.get("fn_name")
+            if len(part["inputs"]) != len(part["outputs"]):
+                raise UserError(f"{where}: tests: {len(part['inputs'])} inputs and {len(part['outputs'])} outputs")
+            texts = ["\n".join(map(json.dumps, given)) if name else given for given in part["inputs"]]
+            pairs = zip(texts, part["outputs"], strict=True)
+            part = [{"input": given, "output": wanted, "function": name} for given, wanted in pairs]
+        for test in [part] if isinstance(part, Mapping) else part or []:
             if isinstance(test, str):
-                entry = f"\ncheck({row['entry_point']})\n" if "entry_point" in row else ""
                 tests.append({"code": test + entry})
             elif isinstance(test, Mapping) and {"input", "output"} <= set(test):
-                metadata = row.get("metadata") or {}
-                metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
-                name = metadata.get("func_name", "") if test.get("testtype") == "functional" else ""
-                kept = {"input": test["input"], "output": test["output"]}
-                tests.append({**kept, "function": test.get("function") or name})
+                name = test.get("function") or (
+                    metadata.get("func_name", "") if test.get("testtype") == "functional" else ""
+                )
+                lines = {key: test[key] for key in ("input", "output")}
+                if not name:  # a list holds lines
+                    lines = {k: "\n".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in lines.items()}
+                tests.append({**lines, "function": name})
             else:
                 raise UserError(f"{where}: tests: {test!r:.60}: must be {{input, output}} or Python with asserts")
     if not tests:

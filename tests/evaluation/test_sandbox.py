@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.evaluation.grading import Grader, run_program
+from cogpo_jax.evaluation.grading import Grader, find_program, run_program
 from cogpo_jax.evaluation.tasks import load_task, make_problems
 
 HOSTILE = {
@@ -86,8 +86,65 @@ def test_programs_are_judged_by_their_tests(kind: str) -> None:
     assert wrong.reason.startswith("test 1: ")
 
 
-def test_leaving_early_is_not_passing() -> None:
-    assert grade("asserts", "```python\nimport sys\nsys.exit(0)\n```").verdict == "incorrect"
+ADD = "def add(a, b):\n    return a + b"
+WRONG = "def add(a, b):\n    return 9"
+EQUAL = "class E(int):\n    def __eq__(self, other): return True\ndef add(a, b):\n    return [E(9)][0]"
+THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()\n" + ADD
+OWN = "class P:\n    def __init__(self, a): self.a = a\n    def __eq__(self, o): return self.a == o.a"
+CHEATS = {
+    "leaves early": ("asserts", "import sys\nsys.exit(0)", "incorrect"),
+    "leaves at once": ("asserts", "import os\nos._exit(0)", "incorrect"),
+    "equals all": ("asserts", EQUAL, "incorrect"),
+    "equals all, deep": ("deep", EQUAL.replace("[E(9)][0]", "[E(9)]"), "incorrect"),
+    "looks for the tests": ("asserts", "import sys\nprint(open(sys.argv[0]).read(), sys.stdin.read())", "incorrect"),
+    "ends by hook": ("asserts", f"import os, sys\nsys.excepthook = lambda *a: os._exit(0)\n{WRONG}", "incorrect"),
+    "patches json": ("function", f"import json\njson.dumps = lambda *a, **k: '5'\n{WRONG}", "incorrect"),
+    "a thread stays": ("asserts", THREAD, "correct"),
+    "future": ("function", f"from __future__ import annotations\n{ADD}", "correct"),
+    "main reads": ("asserts", f"{ADD}\nif __name__ == '__main__':\n    print(add(int(input()), 1))", "correct"),
+    "names in reach": ("asserts", "def add(a: int, b: Optional[int]) -> int:\n    return a + b", "correct"),
+    "nearly": ("function", f"{ADD} + 1e-15", "correct"),
+    "own classes": ("classes", OWN, "correct"),
+}  # fmt: skip
+TESTS |= {"deep": ["assert add(2, 3) == [5]"], "classes": ["assert P(3) == P(3)"]}
+
+
+def test_a_program_passes_by_what_it_computes_alone() -> None:
+    async def all_of_them() -> list[Any]:
+        async with Grader(allow_code=True) as grader:
+            problems = {
+                kind: make_problems(load_task("code"), [{"problem": "q", "tests": tests}], "rows", 0)[0]
+                for kind, tests in TESTS.items()
+            }
+            return await asyncio.gather(
+                *(grader.grade("code", problems[k], f"```python\n{program}\n```") for k, program, _ in CHEATS.values())
+            )
+
+    verdicts = dict(zip(CHEATS, asyncio.run(all_of_them()), strict=True))
+    assert {name: v.verdict for name, v in verdicts.items()} == {n: w for n, (_, _, w) in CHEATS.items()}, verdicts
+
+
+BLOCKS = {
+    "tildes": "~~~python\nA\n~~~",
+    "longer": "````python\nA\n````",
+    "cut off": "Sure:\n```python\nA",
+    "windows": "```python\r\nA\r\n```\r\n",
+    "indented": "1. Code:\n   ```python\n   A\n   ```",
+    "version": "```python3.11\nA\n```",
+    "its output follows": "```python\nA\n```\nOutput:\n```\n5\n```",
+    "how to run it follows": "```python\nA\n```\n```bash\npython a.py\n```",
+    "an example follows": "```python\nA\n```\n```python\nprint(add(2, 3))\n```",
+    "without a language": "```\nA\n```\nOutput:\n```\n5\n```",
+    "an older version comes first": f"```python\n{WRONG}\n```\nBetter:\n```py\nA\n```",
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_program_is_found_among_the_blocks(name: str) -> None:
+    found = find_program(
+        BLOCKS[name].replace("A", ADD.replace("\n", "\n   ") if name == "indented" else ADD), TESTS["function"]
+    )
+    assert found == ADD
 
 
 def test_without_a_code_block_the_verdict_is_unknown() -> None:

@@ -106,7 +106,23 @@ def test_livecodebench_private_tests_are_read_without_unpickling() -> None:
     assert [test["input"] for test in problem.tests] == ["1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("tests", "wanted"),
+    [
+        ({"inputs": ["2 3\n"], "outputs": ["5\n"]}, ("2 3\n", "5\n", "")),
+        ('{"inputs": [["2", "3"]], "outputs": [["5"]]}', ("2\n3", "5", "")),
+        ({"fn_name": "add", "inputs": [[2, "3"]], "outputs": [5]}, ('2\n"3"', 5, "add")),
+        ([{"input": ["2", "3"], "output": ["5"]}], ("2\n3", "5", "")),
+        ({"input": "2", "output": "5"}, ("2", "5", "")),
+    ],
+)
+def test_tests_as_apps_has_them(tests: Any, wanted: tuple[Any, ...]) -> None:
+    (problem,) = problems("code", {"problem": "q", "tests": tests})
+    assert [tuple(test[name] for name in ("input", "output", "function")) for test in problem.tests] == [wanted]
+
+
 BAD = [
+    ("code", {"problem": "q", "tests": {"inputs": ["1", "2"], "outputs": ["1"]}}, "tests: 2 inputs and 1 outputs"),
     ("math", {"question": "q"}, "answer: no column"),
     ("math", {"problem": "", "answer": "1"}, "problem: "),
     ("math", {"problem": "q", "answer": True}, "answer: True"),

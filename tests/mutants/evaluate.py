@@ -115,4 +115,18 @@ MUTANTS = [
         "    if False:",
         f"{_TESTS}/test_student.py::test_more_tokens_than_positions_are_refused_with_what_fits",
     ),
+    (
+        "a result that equals everything passes",
+        f"{_HERE}/driver.py",
+        " and type(one).__name__ not in named:",
+        " and False:",
+        f"{_TESTS}/test_sandbox.py::test_a_program_passes_by_what_it_computes_alone",
+    ),
+    (
+        "the last block counts, though it only shows how the program is used",
+        f"{_HERE}/grading.py",
+        "    return (defining or python or [None])[-1]",
+        "    return (python or [None])[-1]",
+        f"{_TESTS}/test_sandbox.py::test_the_program_is_found_among_the_blocks",
+    ),
 ]
