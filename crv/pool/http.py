@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from crv.pool.base import Pool, PoolError, StoppedError
+from crv.pool.base import REFUSED, PoolError, StoppedError
 from crv.pool.replies import Later, Refusal, SetupError, seconds_to_wait, sort_reply
 
 _DECREASE = 0.7
@@ -29,7 +29,7 @@ _ABSENT = (404, 405, 410, 501)
 _BACKOFF_SECONDS, _LONGEST_BACKOFF = 0.25, 30.0
 _OUT_SECONDS = 0.5  # how long a server is left alone after its first lost call; twice as long after each further one
 _TRIES_WITH_ONE = 3
-_TRIES_REFUSED = 3  # of a request that is refused for no known reason before any of its kind was answered
+_TRIES_REFUSED, _TRIES_REFUSED_ALONE = 3, 8  # of a request that is refused for no known reason (see `post`)
 
 
 _SECRETS = re.compile(r"([?&](?:[\w-]*key|token|sig\w*|secret)=)[^&\s:]+", re.IGNORECASE)
@@ -125,25 +125,6 @@ class FailedError(PoolError):
     """One call failed again and again while others succeed: its problem is set aside, and nothing is stored."""
 
 
-class HttpPool(Pool):
-    """A pool whose calls one HttpCaller sends."""
-
-    def __init__(self, caller: "HttpCaller"):
-        self.caller = caller
-
-    def stop(self) -> None:
-        """Sends no further call."""
-        self.caller.stop()
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        await self.caller.close()
-
-    def statistics(self) -> dict[str, Any]:
-        """`HttpCaller.statistics`."""
-        return self.caller.statistics()
-
-
 class HttpCaller:
     """POSTs JSON to servers of one model, at most `concurrency` calls at a time to each; a router is one server.
 
@@ -174,6 +155,7 @@ class HttpCaller:
         self._stopped = asyncio.Event()
         self._last_success = float("-inf")
         self._answered: Counter[str] = Counter()  # by family of calls
+        self._open: Counter[str] = Counter()  # calls of a family that were neither answered nor refused yet
         self._output_tokens = 0
         connections = len(self.servers) * concurrency + 4
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
@@ -271,39 +253,49 @@ class HttpCaller:
 
         Calls of one `affinity` go to one server while it answers, else to the next in their line; `only` names the one.
         `family`: calls of one kind (an agent's); `tokens`: how many the prompt has, about. What is to come later is
-        sent again, as told. Raises SetupError; FailedError where `retries` did not help while other calls succeeded;
-        PoolError where no call has succeeded for `timeout` seconds: a shorter outage is waited for.
+        sent again, as told. What is refused for no known reason is sent again until another call of its family is
+        answered (then it is a Refusal), or all of them are refused (then the set-up is wrong). Raises SetupError;
+        FailedError where `retries` did not help while other calls succeeded; PoolError where no call has succeeded for
+        `timeout` seconds: a shorter outage is waited for.
         """
         body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
         started, tries, overloads, refused, asked, last_told = _now(), 0, 0, 0, 0, 0.0
-        while True:
-            server, reply = await self._turn(path, body, read, affinity, only, tries, tokens)
-            if isinstance(reply, Refusal):
-                if reply.sure or self._answered[family]:
+        undecided = {family}  # until the first refusal
+        self._open[family] += 1
+        try:
+            while True:
+                server, reply = await self._turn(path, body, read, affinity, only, tries, tokens)
+                if isinstance(reply, Refusal):
+                    if reply.sure or self._answered[family]:
+                        return reply
+                    refused += 1
+                    self._open.subtract(undecided)
+                    undecided.clear()
+                    enough = _TRIES_REFUSED_ALONE if self._answered.total() else _TRIES_REFUSED
+                    if refused >= enough and self._open[family] <= 0:
+                        raise SetupError(self.clean(f"{self.address(server.url, path)}: {reply.words}"))
+                    reply = Later(reply.reason, words=reply.words)
+                if not isinstance(reply, Later):
+                    self._answered[family] += 1
                     return reply
-                refused += 1
-                if refused == _TRIES_REFUSED:
-                    raise SetupError(self.clean(f"{self.address(server.url, path)}: {reply.words}"))
-                reply = Later(reply.reason, words=reply.words)
-            if not isinstance(reply, Later):
-                self._answered[family] += 1
-                return reply
-            server.resent[reply.reason] += 1
-            server.words = self.clean(reply.words)
-            if reply.reason == "429":  # it lives, and will answer: this is no failure
-                last_told = _now() + reply.seconds
-            else:
-                tries += 1
-                overloads += reply.overloaded and _now() - started < self.timeout  # for so long it is no failure either
-            place, last = self.address(server.url, path), f"{tries} tries, the last: {reply.reason} {reply.words}"
-            if self._last_success > started:
-                if tries - overloads > self.retries:
-                    raise FailedError(self.clean(f"{place}: {last}"))
-            elif tries > self.retries and _now() - max(started, self._last_success, last_told) > self.timeout:
-                raise PoolError(self.clean(f"{place}: does not answer: {last}"))
-            asked += 1
-            doublings = 0 if reply.seconds else min(asked, 16)  # where the server says how long, no guessing
-            await self._wait(random.uniform(0, min(_LONGEST_BACKOFF, _BACKOFF_SECONDS * 2**doublings)))
+                server.resent[reply.reason] += 1
+                server.words = self.clean(reply.words)
+                if reply.reason == "429":  # it lives, and will answer: this is no failure
+                    last_told = _now() + reply.seconds
+                elif reply.reason != REFUSED:
+                    tries += 1
+                    overloads += reply.overloaded and _now() - started < self.timeout  # no failure either, for so long
+                place, last = self.address(server.url, path), f"{tries} tries, the last: {reply.reason} {reply.words}"
+                if self._last_success > started:
+                    if tries - overloads > self.retries:
+                        raise FailedError(self.clean(f"{place}: {last}"))
+                elif tries > self.retries and _now() - max(started, self._last_success, last_told) > self.timeout:
+                    raise PoolError(self.clean(f"{place}: does not answer: {last}"))
+                asked += 1
+                doublings = 0 if reply.seconds else min(asked, 16)  # where the server says how long, no guessing
+                await self._wait(random.uniform(0, min(_LONGEST_BACKOFF, _BACKOFF_SECONDS * 2**doublings)))
+        finally:
+            self._open.subtract(undecided)
 
     async def _turn(
         self, path: str, body: bytes, read: Callable[[Any], Any], affinity: str, only: str, tries: int, tokens: int

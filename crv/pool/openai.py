@@ -8,8 +8,8 @@ from typing import Any
 
 from cogpo_jax.errors import UserError
 from crv.options import PoolOptions
-from crv.pool.base import PROMPT_TOO_LONG, Answer, PoolError, Request
-from crv.pool.http import HttpCaller, HttpPool
+from crv.pool.base import PROMPT_TOO_LONG, Answer, Pool, PoolError, Request
+from crv.pool.http import HttpCaller
 from crv.pool.replies import NO_SYSTEM, Refusal, SetupError, chat_answer
 
 _VERSION = re.compile(r"/(api/)?v\d+\w*(/|$)")
@@ -30,6 +30,25 @@ _BUDGETS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
 _LEAST_ROOM = 256  # output tokens below which a smaller budget is not tried any more
 _BYTES_PER_TOKEN = 2.0  # of prompts, until an answer tells of fewer; low, so that the room is not overrated
 _TEMPLATE_TOKENS = 64  # that a chat template adds, at most
+
+
+class HttpPool(Pool):
+    """A pool whose calls one HttpCaller sends."""
+
+    def __init__(self, caller: HttpCaller):
+        self.caller = caller
+
+    def stop(self) -> None:
+        """Sends no further call."""
+        self.caller.stop()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.caller.close()
+
+    def statistics(self) -> dict[str, Any]:
+        """`HttpCaller.statistics`."""
+        return self.caller.statistics()
 
 
 class OpenAIPool(HttpPool):

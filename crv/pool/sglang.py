@@ -10,8 +10,8 @@ from typing import Any
 from cogpo_jax.errors import UserError
 from crv.options import PoolOptions
 from crv.pool.base import PROMPT_TOO_LONG, Answer, PoolError, Request
-from crv.pool.http import HttpCaller, HttpPool
-from crv.pool.openai import check_model, without_system
+from crv.pool.http import HttpCaller
+from crv.pool.openai import HttpPool, check_model, without_system
 from crv.pool.replies import LaterError, Refusal, finish_reason, sort_reply, with_thought
 
 _PROBE = "The answer is \\boxed{\\frac{3}{4}}; 12,345 × 6 ≠ 7.\n\n<think> é 数学"

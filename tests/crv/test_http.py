@@ -87,6 +87,27 @@ def test_an_outage_is_waited_for_and_a_longer_one_ends_the_run():
         post(caller([(503,)], retries=2, timeout=0.3))
 
 
+@pytest.mark.parametrize("others", [0, 3])
+def test_what_is_refused_for_no_known_reason_is_an_outcome_if_others_are_answered_however_late(others):
+    async def serve(request):
+        if b"poison" in request.content:
+            return httpx.Response(400, json={"error": "no"})
+        await asyncio.sleep(0.05)
+        return chat()
+
+    async def run():
+        pool = OpenAIPool(HttpCaller("http://pool", 8, 5.0, 2, transport=httpx.MockTransport(serve)), PLACE)
+        bad = pool.generate(Request("critic", {}, 0, "t", (("user", "poison"),), "m"))
+        answers = await asyncio.gather(bad, *(pool.generate(REQUEST) for _ in range(others)))
+        return answers[0].finish_reason
+
+    if others:
+        assert asyncio.run(run()) == "refused"
+    else:
+        with pytest.raises(SetupError, match="400: no"):
+            asyncio.run(run())
+
+
 def test_a_call_that_alone_keeps_failing_is_set_aside_and_is_no_outcome():
     async def serve(request):
         poison = b"poison" in request.content
@@ -167,6 +188,12 @@ def test_a_website_that_answers_any_path_is_no_api(page):
     pool = OpenAIPool(HttpCaller("http://pool/api", 8, 5.0, 2, transport=httpx.MockTransport(serve)), PLACE)
     asyncio.run(pool.start())
     assert pool.caller.address("http://pool/api", "/x") == "http://pool/api/x", "not /api/v1"
+
+
+def test_a_website_alone_is_a_wrong_set_up():
+    page = httpx.Response(200, html="<h1>hello</h1>")
+    with pytest.raises(SetupError, match="neither /models nor"):
+        asyncio.run(OpenAIPool(caller([page]), PLACE).start())
 
 
 def test_concurrency_grows_by_one_a_window_and_shrinks_once_a_congestion():

@@ -107,6 +107,27 @@ MUTANTS = [
         "tests/crv/test_http.py::test_a_server_that_is_still_loading_is_waited_for_and_it_shows",
     ),
     (
+        "a refusal ends the run while other calls are on their way",
+        "crv/pool/http.py",
+        "if refused >= enough and self._open[family] <= 0:",
+        "if refused >= enough:",
+        "tests/crv/test_http.py::test_what_is_refused_for_no_known_reason_is_an_outcome_if_others_are_answered_however_late",
+    ),
+    (
+        "an overloaded server's 503 is a failure of the call",
+        "crv/pool/http.py",
+        "overloads += reply.overloaded and",
+        "overloads += False and",
+        "tests/crv/test_real_servers.py::test_64_in_flight_against_half_a_request_a_second_wait_as_told_and_none_is_lost",
+    ),
+    (
+        "a website is an API",
+        "crv/pool/http.py",
+        'and page in (b"", b"{", b"[")',
+        "",
+        "tests/crv/test_http.py::test_a_website_alone_is_a_wrong_set_up",
+    ),
+    (
         "a label in single quotes is none",
         "crv/agents.py",
         'if not rows and body.count("{") <= body.count("}"):',
