@@ -4,6 +4,7 @@ A row that is no problem is dropped and counted by reason; `columns.strict` make
 """
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from itertools import chain, islice
 
 from cogpo_jax.errors import UserError
 from cogpo_jax.records.reader import read_rows
-from cogpo_jax.records.recognise import FIRST_ROWS, Recognised, recognise
+from cogpo_jax.records.recognise import FIRST_ROWS, LETTERS, Recognised, recognise
 from cogpo_jax.records.texts import repair_text, replace_surrogates
 from crv.options import ColumnsOptions, Options
 from crv.verify import grade
@@ -69,6 +70,7 @@ def read_problems(
         texts |= {
             name: getattr(example, name) for name in ("problem", "answer", "cot", "model", "source", "difficulty")
         }
+        texts["problem"] += _shown(example.choices)
         for name, text in texts.items():
             texts[name], places = repair_text(text) if repair else replace_surrogates(text)
             if places:
@@ -76,6 +78,14 @@ def read_problems(
         yield Problem(**texts)
     if not found:
         raise UserError(f"input: {source}: no problem in {count} rows, dropped: {dict(skipped)}; {meaning.line()}")
+
+
+def _shown(choices: tuple[str, ...]) -> str:
+    """The choices of a question as the lines under it, each with its letter."""
+    lines = (
+        c if re.match(r"\(?[A-Z][).:]", c) else f"{letter}. {c}" for letter, c in zip(LETTERS, choices, strict=False)
+    )
+    return "\n\n" + "\n".join(lines) if choices else ""
 
 
 def read_questions(source: str) -> Iterator[str]:

@@ -6,20 +6,22 @@ from decimal import Decimal
 from typing import Any
 
 from cogpo_jax.records.presets import CONTEXT_NAMES, GOLD_NAMES, KEY_NAMES, PLAIN_NAMES, PROBLEM_NAMES, Preset
-from cogpo_jax.records.texts import boxed, find_path, has_tags
+from cogpo_jax.records.texts import find_path, has_tags, unwrap_gold
 
 Row = dict[str, Any]
 
 _THOUGHT = re.compile(r"thought|thinking|reasoning|rationale|trajector|deliberat", re.I)
-_COT = re.compile(r"(?:^|_)cots?$|chain_of_thought", re.I)  # a thought beside a solution; alone it is the whole chain
+_COT = re.compile(
+    r"(?:^|_)cots?(?:_content)?$|chain_of_thought", re.I
+)  # a thought beside a solution; alone it is the whole chain
 _SOLUTION = re.compile(r"solution|response|output|completion|attempt|generation|explanation|generated|^reply", re.I)
 _REPLY = re.compile(r"^content$|^assistant$|(?:model|llm|assistant)_answer$", re.I)  # beside a thought, or a problem
-_CHAIN = re.compile(rf"{_THOUGHT.pattern}|{_SOLUTION.pattern}|cot\b|_cot|chain", re.I)
+_CHAIN = re.compile(rf"{_THOUGHT.pattern}|{_SOLUTION.pattern}|(?:^|_)cot|cot\b|chain", re.I)
 _NO_CHAIN = re.compile(
     r"problem|question|prompt|instruct|system|query|context|test|code|meta|type|source|reason$", re.I
 )
 _TEXT_KEYS = ("response", "answer", "text", "content", "solution", "output", "completion")
-_SCORE_KEYS = ("overall_score", "score", "rating", "reward")
+_SCORE_KEYS = ("overall_score", "score", "rating", "reward", "pm_score")
 _PROSE = 20  # words; a longer answer is a text that has one, not the answer
 
 
@@ -80,7 +82,7 @@ def general_problem(rows: Sequence[Row], there: Sequence[str], alias: dict[str, 
     thought = next((name for name in rest if _THOUGHT.search(name)), "")
     solutions = [name for name in rest if _SOLUTION.search(name) and name != thought]
     short = next((name for name in solutions if name.lower() == "solution"), "")
-    if not gold and short and _length(rows, short) <= 60:
+    if not gold and short and _length(rows, short) <= 60 and not _is_prose(rows, short):
         gold = short  # as in s1K
         solutions.remove(short)
     prose = [name for name in texts if name.lower() in GOLD_NAMES and name not in (gold, problem)]
@@ -120,9 +122,10 @@ def _is_apart(rows: Sequence[Row], before: str, problem: str) -> bool:
 
 
 def _is_prose(rows: Sequence[Row], name: str) -> bool:
-    """Whether most texts of a column are long: solutions with an answer in them, not answers."""
-    texts = [value for row in rows if isinstance(value := find_path(row, name), str) and boxed(value) != value]
-    return sum(len(text.split()) > _PROSE or len(text) > 400 for text in texts) * 2 > max(len(texts), 1)
+    """Whether most texts of a column are long, or say more than a box holds: solutions with an answer in them."""
+    texts = [value for row in rows if isinstance(value := find_path(row, name), str)]
+    prose = [len(text.split()) > _PROSE or len(text) > 400 or "\\boxed" in unwrap_gold(text) for text in texts]
+    return sum(prose) * 2 > max(len(texts), 1)
 
 
 def _length(rows: Sequence[Row], name: str) -> float:
@@ -136,7 +139,7 @@ def _length(rows: Sequence[Row], name: str) -> float:
 _OPPOSITES = (
     ("chosen", "rejected"), ("preferred", "dispreferred"), ("preferred", "rejected"), ("accepted", "rejected"),
     ("better", "worse"), ("winner", "loser"), ("win", "lose"), ("winning", "losing"), ("positive", "negative"),
-    ("good", "bad"),
+    ("good", "bad"), ("j", "k"),
 )  # fmt: skip
 _RESPONSE = re.compile(r"respon|answer|output|complet|conversation|ref\b|ref_|summar|generat|candidate|reply|solution")
 _DECISION = re.compile(r"winner|prefer|better|choice|chosen|label")

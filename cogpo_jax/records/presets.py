@@ -43,7 +43,8 @@ OTHERS: tuple[Mapping[str, str], ...] = tuple(_TABLE["others"])
 # Plain names, the likeliest first: the general rule takes the first that is there.
 PROBLEM_NAMES = (
     "problem", "question_concat", "question", "query", "orig_instruction", "instruction", "prompt", "input",
-    "problem_statement", "question_content", "question_stem", "question_text", "problem_text", "history", "user",
+    "problem_statement", "question_content", "original_text", "question_stem", "question_text", "problem_text",
+    "history", "user",
 )  # fmt: skip
 # What a question may need before it, in a column of its own.
 CONTEXT_NAMES = ("context", "passage", "body", "premise", "story")
@@ -51,7 +52,8 @@ GOLD_NAMES = (
     "final_answer", "expected_answer", "gold_answer", "ground_truth", "ground_truth_answer", "ground_true_answer",
     "gold", "golden_answer", "golden", "reference_answer", "correct_answer", "answer", "gt_answer", "gt", "final_ans",
     "numeric_answer", "numerical_answer", "answer_value", "target", "label", "reward_model.ground_truth",
-    "verification_info.answer.value", "metadata.expected_answer",
+    "verification_info.answer.value", "verification_info.ground_truth", "metadata.expected_answer",
+    "conversations[assistant].info.ground_truth", "ans", "result",
 )  # fmt: skip
 # The key of a question with choices: a letter, a place or a label.
 KEY_NAMES = ("answer_key", "answerkey", "correct_option", "correct_choice", "correct", "answer_index", "answer_idx")

@@ -21,6 +21,7 @@ from cogpo_jax.records.general import (
 from cogpo_jax.records.presets import OTHERS, PAIRS, PROBLEMS, Preset
 from cogpo_jax.records.texts import (
     find_path,
+    has_tags,
     join_thought,
     split_hashes,
     stated_answer,
@@ -140,21 +141,23 @@ class Recognised:
             return ""
         value = cot if rule[2] == "cot" and rule[1] else find_path(row, rule[2])
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
-            return _LETTERS[value]
+            return LETTERS[value]
         if isinstance(offered := find_path(row, self.columns.get("choices", "")), dict):
             labels = [str(label) for label in offered.get("label") or offered]
             if str(value) in labels:
-                return _LETTERS[labels.index(str(value))]
+                return LETTERS[labels.index(str(value))]
         if isinstance(value, list) and not any(isinstance(one, dict | list) for one in value):
             value = ", ".join(map(text_of, value))  # an answer of several parts
         text = text_of(value)
         if rule[1] == "box":
             return stated_answer(text)
         gold = split_hashes(text)[1]
-        return gold if rule[1] or gold else unwrap_gold(text)
+        gold = gold if rule[1] or gold else unwrap_gold(text)
+        is_text = gold in choices and gold not in LETTERS
+        return LETTERS[choices.index(gold)] if is_text else gold
 
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _choices(value: Any) -> tuple[str, ...]:
@@ -196,6 +199,8 @@ def recognise(
         if path and not present(rows, path):
             raise UserError(f"columns.map: {role}={path}: no such column; {_listed(there)}")
     rule = _actual(found.gold, alias) if gold == "auto" else gold
+    if not rule and general.gold not in mapped.values():  # a plain gold beside a conversation
+        rule = general.gold
     if "problem" not in mapped:
         raise UserError(
             f"columns: no problem in it; {_listed(there)}; nearest preset: {_nearest(rows, PROBLEMS)};"
@@ -224,6 +229,13 @@ def recognise(
     skip = tuple((_actual(path, alias), texts, reason) for path, texts, reason in found.skip)
     result = Recognised(found.name, mapped, rule, unused, skip, len(rows))
     examples = [result.example(row) for row in rows]
+    if cot == "auto" and "cot" not in told and not any(has_tags(example.cot) for example in examples):
+        for column in unused:
+            if any(has_tags(str(row.get(column))) for row in rows):
+                raise UserError(
+                    f"columns.cot: column {column!r} has thoughts in tags, and {mapped.get('cot')!r}, which has none, would"
+                    f" be read; say which is the chain (columns.cot={column}); {_listed(there)}"
+                )
     return replace(result, chains=sum(bool(e.cot) for e in examples), golds=sum(bool(e.answer) for e in examples))
 
 

@@ -17,7 +17,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.records.general import named_one, text_and_score
 from cogpo_jax.records.recognise import Recognised
 from cogpo_jax.records.schema import GAPS
-from cogpo_jax.records.texts import TURN_KEYS, Turn, find_path, repair_text, split_thought, turns_of
+from cogpo_jax.records.texts import TURN_KEYS, Turn, find_path, json_of, repair_text, split_thought, turns_of
 
 
 class DropReason(StrEnum):
@@ -267,12 +267,22 @@ def _turns(row: SourceRow, meaning: Recognised, name: str) -> list[Turn]:
         return []
     values = [find_path(row.columns, part) for part in path.split("+")]
     value = values[0] if len(values) == 1 else "\n\n".join(v for v in values if isinstance(v, str) and v.strip())
+    if name in ("prompt", "first", "second") and _lists_of_turns(row, meaning):
+        value = [{"role": "user" if name == "prompt" else "assistant", "content": text} for text in json_of(value)]
     if value is None or (value == [] and name != "prompt"):
         raise UserError(f"{row.where}: {name}: missing: a row needs prompt, chosen, rejected")
     try:
-        return turns_of(value, "user" if name == "prompt" else "assistant")
+        turns = turns_of(value, "user" if name == "prompt" else "assistant")
+        return turns[:-1] if name == "prompt" and turns[-1:] == [("assistant", "")] else turns  # the reply's place
     except ValueError as error:
         raise UserError(f"{row.where}: {name}: {error}") from error
+
+
+def _lists_of_turns(row: SourceRow, meaning: Recognised) -> bool:
+    """Whether prompt and both responses are JSON lists of one side's texts, as in LMSYS' arena-human-preference-55k."""
+    values = [find_path(row.columns, meaning.columns.get(role, "")) for role in ("prompt", "first", "second")]
+    lists = [json_of(value) if isinstance(value, str) and value.startswith("[") else None for value in values]
+    return all(isinstance(one, list) and one and all(isinstance(text, str) for text in one) for one in lists)
 
 
 def _system(row: SourceRow, meaning: Recognised, prompt: list[Turn]) -> str:

@@ -3,6 +3,7 @@ r"""Texts from outside: damage mended, thoughts split from solutions, conversati
 A text that lost its backslashes (`\boxed` read as an escape is a backspace and `oxed`) is mended and counted.
 """
 
+import ast
 import functools
 import json
 import math
@@ -200,7 +201,9 @@ _HASHES = re.compile(r"(?:^|\n|\s)####\s*(?P<gold>[^\n]+)")
 _CALCULATIONS = re.compile(r"<<[^<>]*>>")
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_STATED = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*:?\s*(?P<gold>[^\n]{1,200}?)\s*[.]?\s*$", re.I)
+_STATED = re.compile(
+    r"(?:answer\s*(?:is|:|=)|答案\s*(?:是|为|：|:))\s*[:：]?\s*(?P<gold>[^\n]{1,200}?)\s*[.。]?\s*$", re.I
+)
 
 
 def split_hashes(text: str) -> tuple[str, str]:
@@ -281,17 +284,26 @@ def find_path(row: dict[str, Any], path: str) -> Any:
     for steps in _steps(path):
         value: Any = row
         for i, (name, selector) in enumerate(steps):
-            if isinstance(value, str) and value.lstrip()[:1] in "{[" and value.strip():
-                try:
-                    value = json.loads(value, parse_float=Decimal)
-                except (ValueError, RecursionError):
-                    value = None
+            if isinstance(value, str):
+                value = json_of(value)
             if name is not None:
                 value = value.get(name) if isinstance(value, dict) else None
             else:
                 value = _selected(value, selector or "", row, steps[i - 1][0] or "")
         if value is not None and value != "":
             return value
+    return None
+
+
+def json_of(text: str) -> Any:
+    """The object or list that a text holds as JSON or as a Python literal; None where it holds none."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    for read in (functools.partial(json.loads, parse_float=Decimal), ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
     return None
 
 

@@ -19,6 +19,7 @@ from crv.driver import run
 from crv.ledger import merge
 from crv.options import ColumnsOptions, PartitionOptions
 from crv.pool.base import PoolError
+from crv.problems import read_problems
 from crv.review import why
 from crv.summary import findings
 
@@ -234,6 +235,12 @@ def test_a_bad_row_is_dropped_and_counted(tmp_path):
     assert summary["problems"]["total"] == 1
     assert summary["skipped_rows"] == {"problem_missing": 1, "answer_missing": 1, "not_an_object": 1, "not_json": 1}
     assert summary["understood"]["preset"] == "crv"
+
+
+def test_a_question_is_asked_with_its_choices(tmp_path):
+    row = {"question": "6 * 7?", "options": ["41", "42"], "answer": "42"}
+    (problem,) = read_problems(problem_file(tmp_path, row).input)
+    assert (problem.problem, problem.answer) == ("6 * 7?\n\nA. 41\nB. 42", "B")
 
 
 def test_repeated_rows_are_counted_and_run_once(tmp_path):

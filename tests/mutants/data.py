@@ -137,4 +137,25 @@ MUTANTS = [
         "if not row:",
         f"{_READ}::test_half_a_surrogate_pair_in_a_columns_name_is_no_way_to_lose_it",
     ),
+    (
+        "a chain in tags is passed over for one without",
+        "cogpo_jax/records/recognise.py",
+        "and not any(has_tags(example.cot) for example in examples)",
+        "and not examples",
+        f"{_TABLE}::test_what_would_be_lost_or_is_unclear_is_refused",
+    ),
+    (
+        "a plain gold beside a conversation is not seen",
+        "cogpo_jax/records/recognise.py",
+        "if not rule and general.gold not in mapped.values():",
+        "if rule is None:",
+        f"{_TABLE}::test_a_set_of_problems_keeps_its_problem_gold_and_chain[query_with_gold]",
+    ),
+    (
+        "a question is asked without its choices",
+        "crv/problems.py",
+        'texts["problem"] += _shown(example.choices)',
+        "pass",
+        "tests/crv/test_run.py::test_a_question_is_asked_with_its_choices",
+    ),
 ]

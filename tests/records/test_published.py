@@ -113,6 +113,11 @@ def test_proofs_are_skipped_by_name():
     [
         ({"problem": "p", "answer": "1", "my_notes": "long " * 200}, {}, "'my_notes' looks like a chain"),
         ({"problem": "p", "answer": "1", "x": "<think>\nhm\n</think> 1"}, {}, "'x' looks like a chain"),
+        (
+            {"question": "q", "answer": "1", "solution": "1 it is", "r1": "<think>hm</think> 1"},
+            {},
+            "column 'r1' has thoughts in tags, and 'solution', which has none, would be read",
+        ),
         ({"a": "1", "b": "2"}, {}, "no problem in it; columns found: a, b; nearest preset"),
         ({"problem": "p", "answer": "1"}, {"preset": "gsm8k"}, "gsm8k does not fit: missing"),
         ({"problem": "p", "answer": "1"}, {"preset": "no"}, "'no': no such preset"),
@@ -151,11 +156,13 @@ def test_an_index_is_a_letter_only_where_there_are_choices():
         ({"question": "q", "options": ["A)x", "B)y"], "correct": "B"}, "q", "B"),
         ({"question": "q", "options": {"A": "x", "B": "y"}, "answer_idx": "B"}, "q", "B"),
         ({"problem": "q", "answer": ["1", "2"]}, "q", "1, 2"),
+        ({"question": "q", "options": ["x", "y"], "answer": "y", "answer_letter": "B"}, "q", "B"),
+        ({"instruction": "q", "input": "", "output": "Sechs.\n所以答案是7。"}, "q", "7"),
         ({"Open-ended Verifiable Question": "q", "Ground-True Answer": "x"}, "q", "x"),
     ],
 )  # fmt: skip
 def test_a_question_is_read_whole_and_a_key_is_a_letter(columns, problem, gold):
-    example = recognise([columns]).example(columns)
+    example = recognise([columns], gold="box(cot)" if "output" in columns else "auto").example(columns)
     assert (example.problem, example.answer) == (problem, gold)
 
 

@@ -38,6 +38,22 @@ PROBLEMS = {
         "data_source": "math_dapo", "prompt": [say("user", ASK)], "ability": "MATH",
         "reward_model": {"ground_truth": "42", "style": "rule"}, "extra_info": {"index": "a"},
     },
+    "synthetic_1": {
+        "problem_id": "p", "prompt": ASK, "gold_standard_solution": CHAIN, "llm_response": TAGGED, "score": 1.0,
+        "verification_info": "{'ground_truth': '42'}", "metadata": "{}", "task_type": "verifiable_math",
+    },
+    "synthetic_2": {"problem_id": "p", "prompt": ASK, "verification_info": '{"ground_truth": "42"}', "task_type": "math"},
+    "dolphin_r1": {"messages": [say("system", "s"), say("user", ASK)], "reasoning": THOUGHT, "answer": SOLUTION, "model": "r1"},
+    "acemath_instruct": {"messages": [say("user", ASK)], "answer": CHAIN},
+    "am_thinking_v1": {
+        "conversations": [
+            {"from": "human", "value": ASK},
+            {"from": "assistant", "value": f"<think>{THOUGHT}</think><answer>{SOLUTION}</answer>", "info": {"ground_truth": "42"}},
+        ],
+        "system": "s",
+    },
+    "query_with_gold": {"query": ASK, "response": CHAIN, "answer": "42"},
+    "math23k": {"id": "1", "original_text": ASK, "segmented_text": "What is 6 * 7 ?", "equation": "x=6*7", "ans": "42"},
     "big_math": {"problem": ASK, "answer": "42", "source": "s", "domain": ["x"], "llama8b_solve_rate": 0.5},
     "orz_57k": [{"from": "human", "value": ASK}, {"from": "assistant", "ground_truth": {"value": "42"}}],
     "openmathreasoning": {
@@ -89,6 +105,18 @@ PAIRS = {
         "rejected": f"\n\nHuman: {ASK}\n\nAssistant: 43",
     },
     "axolotl_nectar": {"prompt": ASK, "answers": [{"answer": "43", "rank": 2.0}, {"answer": "42", "rank": 1.0}]},
+    "nectar": {
+        "prompt": f"\n\nHuman: {ASK}\n\nAssistant: ", "turns": 1, "source": ["x"],
+        "answers": [{"answer": "43", "model": "a", "rank": 2.0}, {"answer": "42", "model": "b", "rank": 1.0}],
+    },
+    "arena_55k": {
+        "prompt": f'["{ASK}"]', "response_a": '["43"]', "response_b": '["42"]',
+        "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0,
+    },
+    "stack_exchange_paired": {"qid": 1, "question": ASK, "date": "x", "response_j": "42", "response_k": "43"},
+    "stack_exchange_preferences": {
+        "qid": 1, "question": ASK, "answers": [{"text": "43", "pm_score": 1}, {"text": "42", "pm_score": 5}],
+    },
     "content_parts": {
         "prompt": [say("user", [{"type": "text", "text": ASK}])],
         "chosen": [say("assistant", [{"type": "text", "text": "42"}])],
