@@ -233,8 +233,8 @@ def recognise(
         for column in unused:
             if any(has_tags(str(row.get(column))) for row in rows):
                 raise UserError(
-                    f"columns.cot: column {column!r} has thoughts in tags, and {mapped.get('cot')!r}, which has none, would"
-                    f" be read; say which is the chain (columns.cot={column}); {_listed(there)}"
+                    f"columns.cot: column {column!r} has thoughts in tags, and {mapped.get('cot')!r}, which has none,"
+                    f" would be read; say which is the chain (columns.cot={column}); {_listed(there)}"
                 )
     return replace(result, chains=sum(bool(e.cot) for e in examples), golds=sum(bool(e.answer) for e in examples))
 
