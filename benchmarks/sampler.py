@@ -1,18 +1,20 @@
 """The sampler on a real mix of lengths: its slots kept full, against static batches and transformers' generate.
 
-    python benchmarks/sampler.py [--config=configs/models/qwen2.5-0.5b.json] [--slots=16] [--static=8] [--runs=1]
+    python benchmarks/sampler.py [--config=configs/models/qwen2.5-0.5b.json] [--slots=32] [--static=8] [--runs=1]
 
 64 prompts with as many tokens as GSM8K's questions have, each continued greedily by exactly as many tokens as its
 reference answer has (64 problems of the training split, drawn by seed 0, Qwen2.5's tokenizer; prompts sorted by length,
-as `generate` once did, which helps those that wait for the longest of a batch). Random float32 weights; needs 6 GB of
-memory with the default. Everything runs in turns in one process, after a warm-up that compiles: the slots kept full;
-static batches (the sampler called once per batch) of --static and of --slots rows; transformers with --static rows,
-left-padded, each row stopped at its own length. Prints one JSON object: seconds, ratios, rows with equal tokens.
+as `generate` once did, which helps those that wait for the longest of a batch). Random float32 weights. Everything runs
+in turns in one process: the slots kept full; static batches (the sampler called once per batch) of --static rows, which
+is what `generate` did; transformers with --static rows, left-padded, each row stopped at its own length. Ours after a
+run that compiles. Prints one JSON object: seconds by the clock and of CPU (pin it to one core, with OMP_NUM_THREADS=1:
+then other work on the machine does not change the latter), ratios, rows with equal tokens.
 """
 
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,7 +31,7 @@ from cogpo_jax.student.model import ForwardOptions, init_params
 from cogpo_jax.student.weights import to_hf
 
 _CONFIG = flags.DEFINE_string("config", "configs/models/qwen2.5-0.5b.json", "config.json of the student.")
-_SLOTS = flags.DEFINE_integer("slots", 16, "Rows decoded at a time.")
+_SLOTS = flags.DEFINE_integer("slots", 32, "Rows decoded at a time.")
 _STATIC = flags.DEFINE_integer("static", 8, "Rows of a static batch.")
 _RUNS = flags.DEFINE_integer("runs", 1, "Timed runs of each; medians count.")
 _ROWS = flags.DEFINE_integer("rows", 64, "Prompts.", lower_bound=1, upper_bound=64)
@@ -98,29 +100,32 @@ def main() -> None:
     narrow.rest, narrow.layers = wide.rest, wide.layers  # one copy of the weights
     runs = {
         "full slots": ours(config, wide, prompts, lengths, len(prompts)),
-        f"static {_SLOTS.value}": ours(config, wide, prompts, lengths, _SLOTS.value),
         f"static {_STATIC.value}": ours(config, narrow, prompts, lengths, _STATIC.value),
     }
     with tempfile.TemporaryDirectory() as temporary:
         to_hf(config, params, Path(temporary) / "hf", "float32")
         runs["transformers"] = theirs(Path(temporary) / "hf", prompts, lengths, _STATIC.value)
-        results, seconds = {}, {name: [] for name in runs}
+        results, seconds, cpu = {}, {name: [] for name in runs}, {name: [] for name in runs}
         for name in list(runs)[:-1]:
             runs[name]()  # compiles
         for _ in range(_RUNS.value):
             for name, run in runs.items():
-                started = time.perf_counter()
+                started, used = time.perf_counter(), time.process_time()
                 results[name] = run()
                 seconds[name].append(time.perf_counter() - started)
-    median = {name: statistics.median(s) for name, s in seconds.items()}
+                cpu[name].append(time.process_time() - used)
+                print(f"{name}: {seconds[name][-1]:.1f} s, {cpu[name][-1]:.1f} s of CPU", file=sys.stderr)
+    middle, of_cpu = ({name: statistics.median(s) for name, s in times.items()} for times in (seconds, cpu))
     full = results["full slots"]
     report = {
         "device": jax.devices()[0].device_kind,
         "rows": len(prompts),
         "tokens": sum(lengths),
         "slots": _SLOTS.value,
-        "seconds": {name: round(s, 2) for name, s in median.items()},
-        "times_as_fast": {name: round(s / median["full slots"], 3) for name, s in median.items()},
+        "seconds": {name: round(s, 2) for name, s in middle.items()},
+        "cpu_seconds": {name: round(s, 2) for name, s in of_cpu.items()},
+        "times_as_fast": {name: round(s / middle["full slots"], 3) for name, s in middle.items()},
+        "times_as_fast_by_cpu": {name: round(s / of_cpu["full slots"], 3) for name, s in of_cpu.items()},
         "rows_with_equal_tokens": {
             name: sum(a == b for a, b in zip(full, other, strict=True)) for name, other in results.items()
         },

@@ -33,9 +33,10 @@ from crv.verify.workers import AlgebraWorkers
 
 VERSION = 2  # of the rules here; with `crv.verify`'s own it says by which rules a folder was graded
 _TAGS = (
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning")),
+    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("[THINK]", "[/THINK]"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
     ("◁think▷", "◁/think▷"),
 )
 _LAST_COUNTS = ("several final answers", "more than eight final answers")
@@ -44,12 +45,13 @@ _PYTHON = re.compile(r"py(?:thon)?[\d.]*")
 # A letter that is chosen without the word answer before it: "Option B is correct", "I choose B", "So B."
 _CHOSEN = re.compile(
     r"(?:\b(?i:I(?: would| will)? (?:choose|pick|select|go with)|(?:choice|option|solution|letter|answer)(?: is|:| -)"
-    r"|so|thus|hence|therefore,?)|答案(?:是|为|：|:)?)[ ]*[*(\[]*(?P<after>[A-Z])[*)\]]*(?=[.,。\s]*$)"
+    r"|so|thus|hence|therefore,?|I (?:think|believe) it is)"
+    r"|\"answer\": *\"|答案(?:是|为|：|:)?)[ ]*[*(\[]*(?P<after>[A-Z])[*)\]]*(?=[.,。\"}\s]*$)"
     r"|(?:\b(?:option|choice) )?[*(\[]*\b(?P<before>[A-Z])[*)\]]* is (?:the )?(?:correct|right|best|answer)",
     re.M,
 )
 _CONCLUSION = re.compile(r"(?:therefore|thus|hence|so|finally)\b[^=\n]*=\s*(?P<answer>[^=\n$]{1,80}?)[$.\s]*", re.I)
-_LONE_LETTER = re.compile(r"[\s*_(\[]*([A-Z])[\s*_)\]]*[.:)]?[\s*_]*(?:\s(.*))?", re.S)
+_LONE_LETTER = re.compile(r"[\s*_(\[-]*([A-Z])[\s*_)\]]*[.:),]?[\s*_]*(?:\s(.*))?", re.S)
 _VERDICTS = {grade.SAME: CORRECT, grade.DIFFERENT: INCORRECT, grade.UNKNOWN: UNKNOWN}
 
 
@@ -132,7 +134,7 @@ def cut_thoughts(response: str) -> tuple[str, str]:
             solution = response.rpartition(closing)[2].replace("<|begin_of_solution|>", "")
             good = closed == 1 and opened <= 1 and response.find(opening) < response.find(closing)
             good = good and opening not in solution
-            return solution.replace("<|end_of_solution|>", ""), "closed" if good else "broken"
+            return solution.partition(opening)[0].replace("<|end_of_solution|>", ""), "closed" if good else "broken"
         if opened:
             return response.partition(opening)[0], "broken"
     return response, "none"
@@ -203,7 +205,8 @@ def _option(answer: str, shown: Sequence[str], strict: bool) -> int | None:
         if rest and written and place not in written:
             return -1
         marked = re.match(r"[\s*_]*(?:[(\[][A-Z]|[A-Z][\s*_]*[.:)\]])", text)
-        return place if not rest or place in written or (marked and not strict) else None
+        alone = not re.search(r"\b[A-Z]\b", letter.group(2) or "")  # (B) and (C) names two
+        return place if not rest or place in written or (marked and alone and not strict) else None
     if same or strict:
         return same[0] if len(same) == 1 else None
     alike = [i for i, option in enumerate(shown) if grade.compare(option, answer)[0] == grade.SAME]

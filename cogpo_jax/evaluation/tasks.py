@@ -1,5 +1,6 @@
 """Tasks as data files (configs/tasks/*.toml), and the problems that a task makes of somebody's rows."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -223,22 +224,35 @@ def unreadable(task: Task, problems: Sequence[Problem]) -> list[str]:
 
 
 def _options(value: Any, where: str) -> list[str]:
+    """The texts of the options: a list of texts or {label, text}, {letter: text}, {text: [...]}, or JSON of these.
+
+    Their own labels ("A) ...") are taken off where all have one.
+    """
+    given = value
+    if isinstance(value, list) and len(value) == 1 and str(value[0]).lstrip()[:1] in ("[", "{"):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value[0])
     value = value.get("text", list(value.values())) if isinstance(value, Mapping) else value
-    options = [str(option).strip() for option in value] if isinstance(value, list) else []
-    if not 2 <= len(options) <= len(LETTERS):
-        raise UserError(f"{where}: choices: {value!r:.60}: must be a list of 2 to {len(LETTERS)} options")
-    return options
+    value = [o.get("text") if isinstance(o, Mapping) else o for o in value] if isinstance(value, list) else []
+    options = [str(option).strip() for option in value if option is not None]
+    if not 2 <= len(options) <= len(LETTERS) or len(options) < len(value) or "" in options:
+        raise UserError(f"{where}: choices: {given!r:.60}: must be a list of 2 to {len(LETTERS)} options")
+    labels = [re.match(rf"\(?{letter}[).:] *(?=\S)", o) for letter, o in zip(LETTERS, options, strict=False)]
+    return [o[m.end() :] for o, m in zip(options, labels, strict=True) if m] if all(labels) else options
 
 
 def _key(answer: Any, options: Sequence[str], where: str) -> str:
-    """The letter, in the data's order, of an answer that is a letter, a place from 0, or an option's text."""
-    text = str(answer).strip()
-    same = [i for i, option in enumerate(options) if option == text]
-    letter = re.fullmatch(r"\(?([A-Za-z])\)?\.?", text)
+    """The letter, in the data's order, of an answer that is a letter, a place from 0, an option's text, or both."""
+    answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
+    answer = int(answer) if isinstance(answer, float) and answer.is_integer() else answer
+    text = gold_answer(str(answer), where)
+    same = [i for i, option in enumerate(options) if option.casefold() == text.casefold()]
+    letter = re.fullmatch(r"(?:(?:option|choice|answer):? )?\(?([A-Z])(?:\)?[.:]?|[).:]+ +(.+))", text, re.I | re.S)
+    place = LETTERS.index(letter.group(1).upper()) if letter else len(options)
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
         return LETTERS[answer]
-    if letter and LETTERS.index(letter.group(1).upper()) < len(options):
-        return letter.group(1).upper()
+    if letter and place < len(options) and (not letter.group(2) or options[place] == letter.group(2).strip()):
+        return LETTERS[place]
     if len(same) == 1:
         return LETTERS[same[0]]
     if text.isdecimal() and int(text) < len(options):

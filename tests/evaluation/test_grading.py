@@ -65,7 +65,8 @@ def test_no_answer_and_no_response_are_unknown_with_their_reason() -> None:
         ("<think>a</think>b", "b", "closed"),
         ("a</think>b", "b", "closed"),
         ("<think>a", "", "broken"),
-        ("<think>a</think>b<think>c", "b<think>c", "broken"),
+        ("<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>b", "b", "closed"),
+        ("<think>a</think>b<think>c", "b", "broken"),
         ("<think>a</think>b</think>c", "c", "broken"),
         (
             "<|begin_of_thought|>a<|end_of_thought|><|begin_of_solution|>b<|end_of_solution|>",
@@ -102,6 +103,10 @@ CHOICE = Problem("p", "q", (), "B", ("Rome", "Paris", "2", "Oslo, Norway"), (2, 
         ("The answer is B because it is on the Seine.", "B"),
         ('The answer is "B".', "B"),
         ("答案是B", "B"),
+        ("- B. Paris", "B"),
+        ("The best answer is option (B), Paris.", "B"),
+        ("I think it is B.", "B"),
+        ('{"answer": "B"}', "B"),
     ],
 )
 def test_a_choice_is_read_by_letter_or_text_and_unshuffled(response: str, letter: str) -> None:
@@ -111,7 +116,17 @@ def test_a_choice_is_read_by_letter_or_text_and_unshuffled(response: str, letter
 
 @pytest.mark.parametrize(
     "response",
-    ["A city.", "So B is wrong.", "B or C", "The answer is (B) Rome.", "The answer is London.", "\\boxed{F}", ""],
+    [
+        "A city.",
+        "So B is wrong.",
+        "The answer is (B) and (C).",
+        "The answer is B, C.",
+        "B or C",
+        "The answer is (B) Rome.",
+        "The answer is London.",
+        "\\boxed{F}",
+        "",
+    ],
 )
 def test_a_choice_that_is_none_or_two_of_the_options_is_unknown(response: str) -> None:
     assert grade_choice(CHOICE, response)[0] == "unknown"

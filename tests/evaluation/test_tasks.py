@@ -55,6 +55,11 @@ def test_gold_answers_are_unwrapped(value: Any, gold: str) -> None:
         {"question": "q", "A": "a", "B": "b", "C": "c", "D": "d", "answer": "C"},
         {"question": "q", "choices": {"label": list("ABCD"), "text": ["a", "b", "c", "d"]}, "answer": "(C)"},
         {"question": "q", "choices": ["w", "x", "yes", "z"], "answer": "yes"},
+        {"question": "q", "choices": ["w", "x", "yes", "z"], "answer": "Yes"},
+        {"question": "q", "choices": ["w", "x", "yes", "z"], "answer": "C. yes"},
+        {"question": "q", "choices": ["w", "x", "yes", "z"], "answer": "\\boxed{C}"},
+        {"question": "q", "choices": ["w", "x", "yes", "z"], "answer": ["Option C"]},
+        {"question": "q", "choices": '["w", "x", "yes", "z"]', "answer": 2.0},
         {"question": "q", "choices": {"label": list("1234"), "text": ["a", "b", "c", "d"]}, "answerKey": "3"},
         {"question_stem": "q", "choices": {"label": list("ABCD"), "text": ["a", "b", "c", "d"]}, "answerKey": "C"},
     ],
@@ -62,6 +67,15 @@ def test_gold_answers_are_unwrapped(value: Any, gold: str) -> None:
 def test_a_key_may_be_a_letter_a_place_or_a_text(row: dict[str, Any]) -> None:
     (problem,) = problems("choice", row)
     assert problem.gold == "C"
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [["A) x", "B) y"], [{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], ["(A) x", "(B) y"], '["x", "y"]'],
+)
+def test_options_are_shown_without_the_labels_of_the_data(choices: Any) -> None:
+    (problem,) = problems("choice", {"question": "q", "choices": choices, "answer": "A"})
+    assert sorted(problem.choices) == ["x", "y"]
 
 
 def test_options_are_shuffled_by_seed_and_the_order_leads_back() -> None:
@@ -128,6 +142,8 @@ BAD = [
     ("math", {"problem": "q", "answer": True}, "answer: True"),
     ("choice", {"problem": "q", "choices": ["only"], "answer": "A"}, "choices: "),
     ("choice", {"problem": "q", "choices": ["x", "y"], "answer": "Z"}, "answer: 'Z'"),
+    ("choice", {"problem": "q", "choices": ["x", "y"], "answer": "A. y"}, "answer: 'A. y'"),
+    ("choice", {"problem": "q", "choices": ["x", None], "answer": "A"}, "choices: "),
     ("code", {"problem": "q", "tests": []}, "tests: none"),
 ]
 
