@@ -6,7 +6,6 @@ correct and incorrect are shown; what can be neither is unknown, with the reason
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
 import os
 import pickletools
@@ -240,15 +239,18 @@ def find_program(solution: str, tests: Sequence[Mapping[str, Any]]) -> str | Non
         if opening := _FENCE.fullmatch(line):
             indent, fence, language = opening.groups()
             end = re.compile(rf"\s*{re.escape(fence[0])}{{{len(fence)},}}\s*")
-            body = itertools.takewhile(lambda line, end=end: not end.fullmatch(line), lines)
-            text = "\n".join(line.removeprefix(indent) for line in body)
-            blocks.append((language.lower(), text))
+            body = []
+            for inside in lines:
+                if end.fullmatch(inside):
+                    break
+                body.append(inside.removeprefix(indent))
+            blocks.append((language.lower(), "\n".join(body)))
     plain = [text for language, text in blocks if not language]
     python = [text for language, text in blocks if _PYTHON.fullmatch(language)]
     python = python or [text for text in plain if re.search(r"\w\(|=", text)] or plain
     called = set(re.findall(r"\w+", " ".join(str(test.get("code") or test.get("function")) for test in tests)))
     defining = [text for text in python if called & set(re.findall(r"(?:def|class) +(\w+)", text))]
-    return (defining or python or [None])[-1]
+    return next(reversed(defining or python), None)
 
 
 async def _run_tests(program: str, tests: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
@@ -281,7 +283,7 @@ def _job(program: str, tests: Sequence[Mapping[str, Any]], kind: str, token: str
         return program, [str(test.get("input", "")) for test in tests]
     job = {"program": program, "token": token}
     if kind == "code":
-        calls = [{"code": "\n".join(str(test["code"]) for test in tests)}]
+        calls: list[dict[str, Any]] = [{"code": "\n".join(str(test["code"]) for test in tests)}]
     else:
         lines = [[line for line in str(test["input"]).splitlines() if line.strip()] for test in tests]
         calls = [{"function": str(t["function"]), "arguments": a} for t, a in zip(tests, lines, strict=True)]

@@ -125,8 +125,8 @@ MUTANTS = [
     (
         "the last block counts, though it only shows how the program is used",
         f"{_HERE}/grading.py",
-        "    return (defining or python or [None])[-1]",
-        "    return (python or [None])[-1]",
+        "    return next(reversed(defining or python), None)",
+        "    return next(reversed(python), None)",
         f"{_TESTS}/test_sandbox.py::test_the_program_is_found_among_the_blocks",
     ),
 ]
