@@ -1,9 +1,9 @@
-"""The GPU's attention against XLA's, forward and gradient, on packed rows of 2,048 to 8,192 tokens.
+"""The GPU's attention and cuDNN's against XLA's, forward and gradient, on packed rows of 2,048 to 8,192 tokens.
 
     python benchmarks/gpu_attention.py --output=attention.json [--tiny]
 
 Segments as in real packing (log-normal lengths). For each case: largest difference to the exact result (XLA in float32)
-of both back ends in bfloat16, milliseconds of each, forward and forward with gradient, and TFLOP/s by what the segments
+of each back end in bfloat16, milliseconds of each, forward and forward with gradient, and TFLOP/s by what the segments
 need. The file is rewritten after each case. `--tiny`, for a CPU: small shapes, the kernel interpreted.
 """
 
@@ -21,7 +21,7 @@ from absl import flags
 
 from cogpo_jax import cli
 from cogpo_jax.atomic import write_json
-from cogpo_jax.student.attention import blockwise_attention, gpu_attention
+from cogpo_jax.student.attention import blockwise_attention, cudnn_attention, gpu_attention
 
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", required=True)
 TINY = flags.DEFINE_bool("tiny", False, "A rehearsal without a GPU.")
@@ -70,12 +70,16 @@ def case(rows: int, length: int, heads: int, kv_heads: int, head_dim: int) -> di
     low = [x.astype(jnp.bfloat16) for x in (q, k, v)]
     needed = sum(n * (n + 1) / 2 for n in lengths) * 4 * heads * head_dim
     found: dict[str, Any] = {"rows": rows, "length": length, "heads": heads, "kv_heads": kv_heads, "dh": head_dim}
-    backends = {"gpu": functools.partial(gpu_attention, interpret=TINY.value), "xla": blockwise_attention}
-    for name, attend in backends.items():
+    backends = {"xla": blockwise_attention, "gpu": functools.partial(gpu_attention, interpret=TINY.value)}
+    for name, attend in {**backends, "cudnn": cudnn_attention}.items():
         forward = jax.jit(lambda q, k, v, attend=attend: attend(q, k, v, ids, ids))
         both = jax.jit(functools.partial(gradients, attend))
-        worst = [float(jnp.abs(a.astype(jnp.float32) - b).max()) for a, b in zip(both(*low), exact, strict=True)]
-        one, three = milliseconds(forward, *low), milliseconds(both, *low)
+        try:
+            worst = [float(jnp.abs(a.astype(jnp.float32) - b).max()) for a, b in zip(both(*low), exact, strict=True)]
+            one, three = milliseconds(forward, *low), milliseconds(both, *low)
+        except (RuntimeError, ValueError, NotImplementedError) as error:  # no cuDNN, or not this shape
+            found[name] = {"error": str(error).partition("\n")[0]}
+            continue
         rate = {"forward_tflops": needed / one / 1e9, "gradient_tflops": 3.5 * needed / three / 1e9}
         found[name] = {"differences": worst, "forward_ms": one, "gradient_ms": three, **rate}
     return found

@@ -1,9 +1,9 @@
 """Does the student's own surprisal tell fitting, terse and convoluted texts apart, better than length does?
 
-    python benchmarks/surprisal.py --run=runs/teaches/seed-0/sft_rewrites --output=docs/results/surprisal.json
+    python benchmarks/surprisal.py --run=runs/teaches/seed-0/sft_asis --output=docs/results/surprisal.json
 
-In the controlled world (examples/arithmetic), where a text's kind is known: held-out problems of 4, 6 and 8 steps, so
-that a text's length does not give its kind away; each with one text, of a kind drawn at random. The texts go through
+In the controlled world (examples/arithmetic), where a text's kind is known: problems of 2, 4, 8 and 12 steps, so
+that lengths of the kinds overlap (the student was trained on 8 alone); each with one text, of a kind drawn at random. The texts go through
 `cogpo score --by_step`. Printed and written, for each pair of kinds: the AUC (the chance that a text of the first kind
 has more of the measure than one of the second; 0.5: tells nothing) of three measures, with 95% intervals (bootstrap
 over texts). Measures: tokens; surprisal (nats a token); the most surprising step (nats).
@@ -60,7 +60,7 @@ def main() -> None:
     from cogpo_jax.training.score_rows import ScoreOptions, score_file
 
     rng, rows = random.Random("surprisal"), []
-    by_size = [iter(chains(World(steps=size), TEXTS.value, f"surprisal {size}")) for size in (4, 6, 8)]
+    by_size = [iter(chains(World(steps=size), TEXTS.value, f"surprisal {size}")) for size in (2, 4, 8, 12)]
     for _ in range(TEXTS.value):
         chain, kind = next(rng.choice(by_size)), rng.choice(arms.KINDS)
         rows.append({"prompt": chain.problem, "response": chain.text(kind), "kind": kind})

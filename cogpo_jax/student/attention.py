@@ -248,7 +248,12 @@ def gpu_attention(
     try:
         from jax.experimental.pallas.ops.gpu.attention import mha
     except ImportError:
-        return _cudnn_attention(q, k, v, segment_ids)
+        try:
+            return cudnn_attention(q, k, v, segment_ids, positions)
+        except (RuntimeError, ValueError, NotImplementedError) as error:  # no cuDNN, or a shape that it does not take
+            reason = str(error).partition("\n")[0]
+            say(f"attention: xla instead of gpu: this jax has no Pallas Triton kernel, and cuDNN says: {reason}")
+            return blockwise_attention(q, k, v, segment_ids, positions)
     length, groups = q.shape[1], q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, groups, axis=2), jnp.repeat(v, groups, axis=2)
     padding = -length % _GPU_BLOCK
@@ -258,11 +263,8 @@ def gpu_attention(
     return mha(q, k, v, segment_ids, sm_scale=scale, causal=True, interpret=interpret)[:, :length]
 
 
-def _cudnn_attention(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
+def cudnn_attention(q: Array, k: Array, v: Array, segment_ids: Array, positions: Array) -> Array:
+    """`attention` in bfloat16 by cuDNN through jax.nn, shapes as there; raises RuntimeError where there is no cuDNN."""
+    del positions
     visible = _visible(segment_ids, segment_ids, jnp.int32(0), jnp.int32(0))
-    try:
-        return jax.nn.dot_product_attention(q, k, v, mask=visible[:, None], implementation="cudnn")
-    except (RuntimeError, ValueError, NotImplementedError) as error:  # no cuDNN, or a shape that it does not take
-        reason = str(error).partition("\n")[0]
-        say(f"attention: xla instead of gpu: this jax has no Pallas Triton kernel, and cuDNN says: {reason}")
-        return blockwise_attention(q, k, v, segment_ids, segment_ids)
+    return jax.nn.dot_product_attention(q, k, v, mask=visible[:, None], implementation="cudnn")
