@@ -2,11 +2,11 @@
 
     python benchmarks/surprisal.py --run=runs/teaches/seed-0/sft_asis --output=docs/results/surprisal.json
 
-In the controlled world (examples/arithmetic), where a text's kind is known: problems of 2, 4, 8 and 12 steps, so
-that lengths of the kinds overlap (the student was trained on 8 alone); each with one text, of a kind drawn at random. The texts go through
-`cogpo score --by_step`. Printed and written, for each pair of kinds: the AUC (the chance that a text of the first kind
-has more of the measure than one of the second; 0.5: tells nothing) of three measures, with 95% intervals (bootstrap
-over texts). Measures: tokens; surprisal (nats a token); the most surprising step (nats).
+In the controlled world (examples/arithmetic), where a text's kind is known: problems of 2, 4, 8 and 12 steps, so that
+lengths of the kinds overlap (the student was trained on 8 alone); each with one text, of a kind drawn at random. The
+texts go through `cogpo score --by_step`. Printed and written, for each pair of kinds: the AUC (the chance that a text
+of the first kind has more of the measure than one of the second; 0.5: tells nothing) of three measures, with 95%
+intervals (bootstrap over texts). Measures: tokens; surprisal (nats a token); the most surprising step (nats).
 """
 
 import json
