@@ -71,6 +71,38 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         f.write(data)
 
 
+def check_writable(flag: str, path: str | os.PathLike[str], *, file: bool = False) -> None:
+    """Raises UserError where no folder (`file`: no file) can be written at `path`: before the work that it is for."""
+    given, path = os.fspath(path), Path(path).absolute()
+    check_client(flag, given)
+    if is_remote(given):
+        return
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if there.is_symlink() and not there.exists():
+        raise UserError(f"{flag}: {given}: {there} is a link to nothing")
+    if there == path and there.is_dir() == file:
+        raise UserError(f"{flag}: {given}: is a {'folder' if file else 'file'}: give a {'file' if file else 'folder'}")
+    if there != path and not there.is_dir():
+        raise UserError(f"{flag}: {given}: {there} is no folder")
+    folder = there if there.is_dir() else there.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{flag}: {given}: {folder} cannot be written by this user")
+
+
+def check_client(flag: str, path: str | os.PathLike[str]) -> None:
+    """Raises UserError where a path is in an object store that is not known (only gs:// is), or has no client here."""
+    scheme, remote, _ = os.fspath(path).partition("://")
+    if remote and scheme != "gs":
+        raise UserError(f"{flag}: {path}: {scheme}:// is not known: give a local path, or gs://BUCKET/...")
+    if remote:
+        import fsspec
+
+        try:
+            fsspec.get_filesystem_class("gs")
+        except ImportError:
+            raise UserError(f"{flag}: {path}: gs:// needs the package gcsfs: pip install gcsfs") from None
+
+
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is in an object store (`gs://bucket/...`)."""
     return "://" in os.fspath(path)

@@ -22,21 +22,19 @@ def check_rows(path: str | Path, required: Sequence[str]) -> int:
 
 def read_rows(path: str | Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Streams a file's rows; blank lines are skipped. Raises UserError as `check_rows` does."""
-    try:
-        with open(path, "rb") as f:
-            for number, line in enumerate(f, start=1):
-                if line.strip():
-                    yield _row(line, f"{path}:{number}", required)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a JSONL file with {', '.join(required)}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a folder; give a JSONL file with {', '.join(required)}") from None
+    if not Path(path).is_file():  # nor a pipe: it is read twice
+        what = "no regular file" if Path(path).exists() else "no such file"
+        raise UserError(f"{path}: {what}; give a JSONL file with {', '.join(required)}")
+    with open(path, "rb") as f:
+        for number, line in enumerate(f, start=1):
+            if line.strip():
+                yield _row(line, f"{path}:{number}", required)
 
 
 def _row(line: bytes, where: str, required: Sequence[str]) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: must be a JSON object")

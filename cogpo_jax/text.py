@@ -3,6 +3,7 @@
 Imports no jax. The boundary between prompt and response is exact because the two are never tokenised together.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,6 +14,7 @@ from typing import Any
 
 from cogpo_jax.atomic import write_atomic, write_json
 from cogpo_jax.errors import UserError
+from cogpo_jax.records.texts import THOUGHT_CLOSES, THOUGHT_OPENS
 from cogpo_jax.student.hf_files import hub_hint, read_json, refuse_lfs_pointer
 
 END_OF_TURN = "<|im_end|>"
@@ -41,8 +43,9 @@ _RESPONSE_FORMATS = {
     "plain": "{thought}\n\n{solution}",
 }
 _PROMPT_FORMATS = ("chat", "raw")
-_OPENED = re.compile(r"<think>(\s*)\Z")
-_CLOSED = re.compile(r"</think>\s*\Z")
+_TAGS = {"think": "<think>", "r1": "<|begin_of_thought|>"}  # what a format's thoughts begin with
+_OPENED = re.compile(rf"({THOUGHT_OPENS.pattern})(?P<space>\s*)\Z", re.I)
+_CLOSED = re.compile(rf"({THOUGHT_CLOSES.pattern})\s*\Z", re.I)
 _OUR_ARGUMENTS = ("conversation", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
 
 
@@ -117,8 +120,9 @@ def find_end_token(tokenizer: Any) -> str:
     """The token that follows an assistant's message in the chat template; without one eos_token; empty: neither."""
     vocabulary = tokenizer.get_vocab()
     if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "~answer~"}]
-        behind = _render(tokenizer, turns, {}, add_generation_prompt=False).rpartition("~answer~")[2].lstrip()
+        behind, turns = "", [{"role": "user", "content": "question"}, {"role": "assistant", "content": "~answer~"}]
+        with contextlib.suppress(UserError):  # a template for single questions may refuse an answer
+            behind = _render(tokenizer, turns, {}, add_generation_prompt=False).rpartition("~answer~")[2].lstrip()
         fitting = [token for token in tokenizer.get_added_vocab() if token and behind.startswith(token)]
         if fitting:
             return max(fitting, key=len)
@@ -177,20 +181,28 @@ def _line(error: Exception) -> str:
 def response_text(thought: str, solution: str, text: str, *, text_format: TextFormat, prompt: str = "") -> str:
     """The response as the model should write it, without the end token; `text` verbatim where thought is empty.
 
-    prompt: the rendered prompt before it. Where that ends with `<think>` already (R1-Distill, Qwen3 Thinking), the
-    response goes on behind the tag. Raises UserError for a format that cannot.
+    prompt: the rendered prompt before it. Where that ends with an opening tag already (R1-Distill, Qwen3 Thinking),
+    the response goes on behind the tag. Raises UserError for a format that cannot.
     """
     if text_format.response == "think":  # the tags are the format's to add
         thought = re.sub(r"\A\s*<think>\n?|\n?</think>\s*\Z", "", thought)
     body = text if not thought else _RESPONSE_FORMATS[text_format.response].format(thought=thought, solution=solution)
-    opened = _OPENED.search(prompt)
-    if opened and thought and text_format.response != "think":
-        raise UserError(f"text.response: {text_format.response!r}: the template opens <think> in the prompt; use think")
-    if _CLOSED.search(prompt) and body.lstrip().startswith("<think>"):
+    opened, begun = _OPENED.search(prompt), THOUGHT_OPENS.match(body.lstrip())
+    if opened and thought and opened[1] != _TAGS.get(text_format.response):
+        fitting = "; use think" if opened[1] == "<think>" else ""
+        why = f"the template opens {opened[1]} in the prompt{fitting}"
+        raise UserError(f"text.response: {text_format.response!r}: {why}")
+    if begun and _CLOSED.search(prompt):
         why = "the template closes a thought in the prompt, and the response opens another; let it think"
         raise UserError(f"text.template_kwargs: {text_format.template_kwargs!r}: {why}")
-    if opened and body.lstrip().startswith("<think>"):
-        body = body.lstrip().removeprefix("<think>").removeprefix(opened[1])
+    if opened and begun:
+        if begun[0] != opened[1]:
+            raise UserError(
+                f"text: the template opens {opened[1]} in the prompt, and a response begins with {begun[0]}"
+            )
+        body = body.lstrip()[begun.end() :]
+        blank = body[: len(body) - len(body.lstrip())]
+        body = body.removeprefix(opened["space"] if blank.startswith(opened["space"]) else blank)
     # Imported responses often carry their end token already: it must count once.
     end = re.escape(text_format.end_token)
     return re.sub(rf"\s*{end}\s*$", "", body) if end else body

@@ -88,6 +88,28 @@ def test_a_thought_that_the_prompt_opens_is_opened_once(tokenizer_of: Any, group
     assert plain_text.endswith("assistant\n<think>\nadd\n</think>\n\n2<|im_end|>")
 
 
+@pytest.mark.parametrize(
+    ("opened", "response", "text"),
+    [
+        ("<think>", "think", "<think>\na\n</think>\n\nb"),
+        ("<think>\n\n", "think", "<think>\n\na\n</think>\n\nb"),
+        ("<|begin_of_thought|>\n\n", "r1", "<|begin_of_thought|>\n\na\n\n<|end_of_thought|>"),
+    ],
+)
+def test_a_tag_opened_in_another_way_is_there_once(opened: str, response: str, text: str) -> None:
+    whole = opened + response_text("a", "b", "", text_format=TextFormat(response=response), prompt=opened)
+    assert whole.startswith(text)
+
+
+@pytest.mark.parametrize("opened", ["<thinking>\n", "[THINK]", "<|begin_of_thought|>\n\n"])
+def test_a_thought_in_other_tags_than_the_prompts_is_refused(opened: str) -> None:
+    for given in (("a", "b", ""), ("", "", "<think>a</think>b")):
+        with pytest.raises(UserError, match=r"the template opens"):
+            response_text(*given, text_format=CHAT, prompt=opened)
+    verbatim = f"{opened.strip()}a"
+    assert response_text("", "", verbatim, text_format=CHAT, prompt=opened).strip() == "a"
+
+
 def test_loss_spans_count_the_response_with_its_tag(tokenizer_of: Any) -> None:
     tokenizer = tokenizer_of(R1, R1_TOKENS)
     start = len("<think>\nadd\n</think>\n\n")
@@ -122,6 +144,9 @@ def test_the_end_token_is_found_where_the_default_is_none(tokenizer_of: Any) -> 
         assert resolved(tokenizer, TextFormat(end_token=end)).end_token == "<|end_of_sentence|>"
     with pytest.raises(UserError, match=r"'<end>': not a token of this tokenizer; '<\|end_of_sentence\|>' ends"):
         resolved(tokenizer, TextFormat(end_token="<end>"))
+    # a template for single questions may refuse an answer: then eos_token it is
+    refusing = "{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    assert resolved(tokenizer_of(refusing), TextFormat(end_token="")).end_token == "<|im_end|>"
     # what the template ends a turn with counts before eos_token, which may end documents
     tokenizer = tokenizer_of(eos_token="<|endoftext|>")
     assert resolved(tokenizer, TextFormat(end_token="")).end_token == "<|im_end|>"

@@ -219,8 +219,8 @@ def _whole_number(values: Mapping[str, Any], where: str, field: str, default: in
     return int(value)
 
 
-def _flag(config: Mapping[str, Any], where: str, field: str) -> bool:
-    value = config.get(field, False)
+def _flag(config: Mapping[str, Any], where: str, field: str, *, default: bool = False) -> bool:
+    value = config.get(field, default)
     if not isinstance(value, bool):
         raise UserError(f"{where}: {field}: {value!r}: must be true or false")
     return value
@@ -270,20 +270,34 @@ def _rope(config: dict[str, Any], where: str) -> dict[str, Any]:
     """The config's fields of RoPE, from transformers 4's two fields or transformers 5's `rope_parameters`."""
     rope: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
-        part = config.get(name) or {}
+        part = config.get(name)
+        part = {} if part is None else part
         if isinstance(part, dict) and set(part) == {"full_attention"}:  # by layer type, and there is only one
             part = part["full_attention"]
         if not isinstance(part, dict) or any(isinstance(value, dict) for value in part.values()):
             raise UserError(f"{where}: {name}: {part!r}: must be one set of fields for all layers")
-        rope |= part
+        for field, value in part.items():
+            if rope.setdefault(field, value) != value:
+                raise UserError(f"{where}: {name}.{field}: {value!r}: rope_scaling has {rope[field]!r}")
     if config.get("rope_parameters") and "rope_theta" not in rope and "rope_theta" not in config:
         raise UserError(f"{where}: rope_parameters: has no rope_theta; it must be there, or beside it")
     theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))  # transformers' default
+    if config.get("rope_theta", theta) != theta:
+        raise UserError(f"{where}: rope_theta: {config['rope_theta']!r}: inside rope_parameters it is {theta!r}")
     if not isinstance(theta, (int, float)) or isinstance(theta, bool) or not 1 < theta < math.inf:
         raise UserError(f"{where}: rope_theta: {theta!r}: must be a number above 1")
-    if rope.get("partial_rotary_factor") not in (None, 1.0):
-        raise UserError(f"{where}: partial_rotary_factor: {rope['partial_rotary_factor']}: must be 1.0")
-    kind = rope.get("rope_type", rope.get("type")) or "default"
+    for partial in (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor")):
+        if partial not in (None, 1.0):
+            raise UserError(f"{where}: partial_rotary_factor: {partial}: must be 1.0")
+    kinds = [rope[name] for name in ("rope_type", "type") if rope.get(name) is not None]
+    kind = kinds[0] if kinds else "default"
+    if kinds[1:] and kinds[1] != kind:
+        raise UserError(f"{where}: rope_scaling: rope_type {kind!r} and type {kinds[1]!r}: must be the same")
+    original, inside = (values.get("original_max_position_embeddings") for values in (config, rope))
+    if kind != "default" and original is not None:  # transformers reads it beside them too
+        rope["original_max_position_embeddings"] = original
+        if inside not in (None, original):
+            raise UserError(f"{where}: original_max_position_embeddings: {original!r}: rope_scaling has {inside!r}")
     scaling: Yarn | Llama3Rope | None = None
     if kind == "yarn":
         scaling = _yarn(rope, where, config.get("max_position_embeddings"))
@@ -315,7 +329,7 @@ def _yarn(rope: dict[str, Any], where: str, positions: int | None) -> Yarn:
         beta_fast=_number(given, where, "beta_fast", 32.0),
         beta_slow=_number(given, where, "beta_slow", 1.0),
         **{field: _number(given, where, field, None) if field in given else None for field in optional},
-        truncate=bool(given.get("truncate", True)),
+        truncate=_flag(given, where, "truncate", default=True),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from cogpo_jax import text
-from cogpo_jax.atomic import atomic_file
+from cogpo_jax.atomic import atomic_file, check_writable
 from cogpo_jax.errors import UserError
 from cogpo_jax.progress import Bar
 from cogpo_jax.prompt_rows import check_rows, read_rows, to_line
@@ -50,6 +50,7 @@ def generate_file(model: str, source: str, output: str, options: GenerateOptions
     A prompt that leaves no room for `max_new_tokens` is not cut: its `response` is null and `reason` says why. Returns
     counts and times. Raises UserError for bad input, before any work.
     """
+    check_writable("--output", output, file=True)
     check_rows(source, _FIELDS)
     tokenizer = text.load_tokenizer(model)
     stops = stop_ids(Path(model), tokenizer, options.text_format, options.stop)

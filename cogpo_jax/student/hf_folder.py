@@ -12,7 +12,8 @@ from cogpo_jax.student.hf_files import TensorEntry, read_header, read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TOKENIZER_FILES = (
+_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5")
+_TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -35,7 +36,9 @@ def find_tensors(folder: Path) -> dict[str, TensorEntry]:
     if not index_path.is_file():
         if (folder / "adapter_config.json").is_file():
             raise UserError(f"{folder}: an adapter without its base model: merge it first (peft: merge_and_unload)")
-        raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; give a folder with safetensors weights")
+        others = sorted(file.name for file in folder.iterdir() if file.suffix in _OTHER_WEIGHTS)
+        beside = f" (transformers' save_pretrained makes them of {others[0]})" if others else ""
+        raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; give a folder with safetensors weights{beside}")
     weight_map = read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index_path}: weight_map: missing or empty")
@@ -108,6 +111,12 @@ def stop_token_ids(folder: Path) -> list[int]:
     if not all(isinstance(i, int) for i in ids):
         raise UserError(f"{folder}: eos_token_id: {ids}: must be a token id, or a list of them")
     return ids
+
+
+def tokenizer_files(folder: Path) -> list[str]:
+    """Names, below `folder`, of the files that its tokenizer is made of; templates with a name lie in a folder."""
+    named = sorted(f"additional_chat_templates/{f.name}" for f in folder.glob("additional_chat_templates/*.jinja"))
+    return [name for name in (*_TOKENIZER_FILES, *named) if (folder / name).is_file()]
 
 
 def generation_config(folder: Path) -> dict[str, Any]:

@@ -130,8 +130,9 @@ def _upload(write: Callable[..., None], folder: epath.Path, overwrite: bool) -> 
             for old in folder.glob("model*.safetensors*"):
                 if not (local / old.name).exists():
                     old.unlink()
-            for file in sorted(local.iterdir(), key=lambda file: file.name == "config.json"):
-                with file.open("rb") as source, (folder / file.name).open("wb") as target:
+            files = [file for file in local.rglob("*") if file.is_file()]
+            for file in sorted(files, key=lambda file: file.name == "config.json"):
+                with file.open("rb") as source, (folder / file.relative_to(local)).open("wb") as target:
                     shutil.copyfileobj(source, target, 16 << 20)
 
 
@@ -280,9 +281,9 @@ def _write_settings(
     generation = {name: settings[name] for name in ids if settings.get(name) is not None}
     if tokenizer_folder is not None:
         generation |= hf_folder.generation_config(tokenizer_folder)
-        for file in hf_folder.TOKENIZER_FILES:
-            if (tokenizer_folder / file).is_file():
-                shutil.copyfile(tokenizer_folder / file, folder / file)
+        for file in hf_folder.tokenizer_files(tokenizer_folder):
+            (folder / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(tokenizer_folder / file, folder / file)
         if end_token:
             generation["eos_token_id"] = _with_stop(generation.get("eos_token_id"), tokenizer_folder, end_token)
     _write_json(folder / "generation_config.json", generation)

@@ -22,6 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from cogpo_jax.atomic import check_client, check_writable
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.progress import say
 from cogpo_jax.sharding import array_path, check_divides, make_mesh, param_shardings
@@ -234,6 +235,8 @@ def export_checkpoint(
     """
     if dtype not in PARAM_DTYPES:
         raise UserError(f"--dtype: {dtype!r}: must be one of {', '.join(PARAM_DTYPES)}")
+    check_client("--workdir", workdir)
+    check_writable("--output", output)
     run = epath.Path(workdir)
     if not (run / STUDENT_FILE).is_file():
         raise UserError(f"--workdir: {workdir}: holds no {STUDENT_FILE}; give the workdir of a run of launch/train.py")

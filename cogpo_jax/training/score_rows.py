@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cogpo_jax import text
-from cogpo_jax.atomic import atomic_file
+from cogpo_jax.atomic import atomic_file, check_writable
 from cogpo_jax.data.batches import Feed, Rows, prefetch
 from cogpo_jax.data.plan import EpochPlan, default_shapes
 from cogpo_jax.data.tokens import TokenizedData, tokenize_records
@@ -67,6 +67,7 @@ def score_file(model: str, source: str, output: str, options: ScoreOptions) -> d
     A response that does not fit a row (prompt included) is not cut: its `logp` and `tokens` are null and `reason` says
     why. Returns counts and times. Raises UserError for bad input, before any work.
     """
+    check_writable("--output", output, file=True)
     total = check_rows(source, _FIELDS)
     tokenizer = text.load_tokenizer(model)
     scorer = _Scorer(model, tokenizer, options)

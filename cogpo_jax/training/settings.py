@@ -17,10 +17,12 @@ from jaxtyping import Float, Int
 from ml_collections import config_dict
 
 from cogpo_jax import tracking
-from cogpo_jax.atomic import is_remote
+from cogpo_jax.atomic import check_client, check_writable, is_remote
+from cogpo_jax.configs import tiny_cpu
 from cogpo_jax.errors import UserError
 from cogpo_jax.records.schema import GAPS
-from cogpo_jax.text import TextFormat
+from cogpo_jax.student.hf_files import read_json
+from cogpo_jax.text import END_OF_TURN, TextFormat
 
 OBJECTIVES = ("sft", "cogpo", "dpo")
 
@@ -39,12 +41,14 @@ _AT_LEAST = {
     "batch.groups": 1,
     "rows.length": 2,
     "rows.per_device": 1,
-    "rows.shapes": 1,
     "logits_chunk": 1,
     "optimizer.learning_rate": 0,
     "optimizer.schedule_steps": 0,
     "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0,
+    "optimizer.eps": 0,
+    "distributed.num_processes": 0,
+    "distributed.process_id": -1,
     "eval.every": 0,
     "eval.generate.every": 0,
     "eval.generate.problems": 1,
@@ -66,6 +70,7 @@ _WITHIN = {
     "optimizer.min_learning_rate_ratio": (0, 1),
     "optimizer.b1": (0, 1 - 1e-9),  # at 1 Adam's moments never move, and their correction divides by 0
     "optimizer.b2": (0, 1 - 1e-9),
+    "rows.shapes": (1, 3),
     "seed": (0, 2**32 - 1),
     "loss.label_smoothing": (0, 0.5),
 }
@@ -90,6 +95,8 @@ FREE_ON_RESUME = (
 )
 
 
+# What an objective does not read.
+_UNUSED = {"sft": ("beta", "loss", "reference"), "dpo": tuple(f"beta.{gap}" for gap in GAPS[:3])}
 _PATHS = (
     *("data", "init_from", "model", "tokenizer", "eval.data", "eval.generate.data"),
     *("reference_cache.dir", "token_cache.dir", "compile_cache.dir"),
@@ -97,16 +104,20 @@ _PATHS = (
 
 
 def check(config: config_dict.ConfigDict) -> None:
-    """Raises UserError naming the first field that is out of range or contradicts another."""
-    tracking.check(config.log)
+    """Raises UserError naming the first field that is missing, out of range or contradicts another."""
     flat = flatten(config.to_dict())
-    for field in (*_CHOICES, *_AT_LEAST, *_WITHIN, *_PATHS, "beta.small"):
-        section = field.partition(".")[0] if "." in field else ""
-        if section and not isinstance(config[section], config_dict.ConfigDict):
-            example = f"--config.{field}=..."
-            raise UserError(f"{section}: {config[section]!r}: must be given field by field, as {example}")
-    if empty := [field for field, value in flat.items() if value is None]:
-        raise UserError(f"{empty[0]}: None: must have a value; configs/tiny_cpu.py has the default")
+    for field, default in flatten(tiny_cpu.get_config().to_dict()).items():
+        section, value = field.partition(".")[0], flat.get(field)
+        if field not in flat and section != field and section in config:
+            given = config.to_dict()[section]
+            raise UserError(f"{section}: {given!r}: must be given field by field, as --config.{field}=...")
+        if value is None:
+            raise UserError(f"{field}: None: must have a value; configs/tiny_cpu.py has the default")
+        if type(value) is not type(default) and (type(value), type(default)) != (int, float):
+            raise UserError(f"{field}: {value!r}: must be of type {type(default).__name__}")
+    tracking.check(config.log)
+    for field in _PATHS:
+        check_client(field, flat[field])
     for field, known in _CHOICES.items():
         if flat[field] not in known:
             raise UserError(f"{field}: {flat[field]!r}: must be one of {', '.join(known)}")
@@ -150,31 +161,22 @@ def resolved(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
 
 
 def folder(flag: str, path: str | os.PathLike[str]) -> epath.Path:
-    """A folder to write, `~` expanded. Raises UserError where it is a file, or an object store without its client."""
-    text = os.fspath(path)
-    if text.startswith("gs://"):
-        import fsspec
-
-        try:
-            fsspec.get_filesystem_class("gs")
-        except ImportError:
-            raise UserError(f"{flag}: {text}: gs:// needs the package gcsfs: pip install gcsfs") from None
-    expanded = epath.Path(text).expanduser()
-    if expanded.exists() and not expanded.is_dir():
-        raise UserError(f"{flag}: {text}: is a file: give a folder")
-    return expanded
+    """A folder to write, `~` expanded. Raises UserError where none can be written there (`check_writable`)."""
+    expanded = path if is_remote(path) else Path(path).expanduser()
+    check_writable(flag, expanded)
+    return epath.Path(expanded)
 
 
 def check_workdir(workdir: epath.Path) -> None:
-    """Raises UserError where a run cannot live in this folder: a model's, or one that cannot be written."""
+    """Raises UserError where the folder is not of a run: its config.json is a model's, or another program's."""
     config = workdir / "config.json"
-    if config.is_file() and "model_type" in json.loads(config.read_text()):
-        raise UserError(f"--workdir: {workdir}: is a model's folder: give that as init_from, and another one here")
-    if is_remote(workdir):
+    if not config.is_file():
         return
-    there = next(folder for folder in (Path(workdir), *Path(workdir).absolute().parents) if folder.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--workdir: {workdir}: {there} cannot be written by this user: give another folder")
+    found = read_json(config)
+    if "model_type" in found:
+        raise UserError(f"--workdir: {workdir}: is a model's folder: give that as init_from, and another one here")
+    if "objective" not in found:
+        raise UserError(f"--workdir: {workdir}: its config.json is not of `cogpo train`: give another folder")
 
 
 @contextlib.contextmanager
@@ -232,27 +234,32 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _with_schedule(flat: dict[str, Any]) -> dict[str, Any]:
-    """The flat config with the schedule's length where max_steps decides it: that part of max_steps is not free."""
+def _deciding(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's fields that decide what is computed, flat, each in one spelling.
+
+    Data, model and tokenizer are left out: they may lie elsewhere, and plan.json and student.json know their content.
+    """
+    flat = flatten(tree)
     if not flat.get("epochs") and not flat.get("optimizer.schedule_steps"):
-        flat["optimizer.schedule_steps"] = flat.get("max_steps", 0)
-    return flat
+        flat["optimizer.schedule_steps"] = flat.get("max_steps", 0)  # then that part of max_steps is not free
+    if "://" not in (first := str(flat.get("init_from") or "")):
+        flat["init_from"] = os.path.realpath(first) if first else ""
+    else:
+        flat["init_from"] = first.rstrip("/")
+    flat["text.end_token"] = flat.get("text.end_token") or END_OF_TURN
+    flat["text.template_kwargs"] = json.loads(flat.get("text.template_kwargs") or "{}")
+    free = (*FREE_ON_RESUME, "data", "model", "tokenizer", *_UNUSED.get(str(flat.get("objective")), ()))
+    return {name: value for name, value in flat.items() if not any(f"{name}.".startswith(f"{f}.") for f in free)}
 
 
 def check_same_run(config: config_dict.ConfigDict, saved: Path) -> None:
     """Raises UserError naming the fields in which a workdir's config.json differs from this config."""
-    old, new = (_with_schedule(flatten(tree)) for tree in (json.loads(saved.read_text()), config.to_dict()))
-    for flat in (old, new):  # where a file lies is spelled in many ways, and data may move: plan.json has its digest
-        flat.pop("data", None)
-        flat.update(
-            {name: os.path.realpath(flat[name]) for name in _PATHS if flat.get(name) and "://" not in flat[name]}
-        )
+    old, new = (_deciding(tree) for tree in (json.loads(saved.read_text()), config.to_dict()))
     differing = [
         f"{name} ({old.get(name)!r} there, {new.get(name)!r} here)"
         for name in sorted(old.keys() | new.keys())
         if (name in old or new.get(name))  # a field that the workdir's version did not have yet, and that is off
         and old.get(name) != new.get(name)
-        and not any(name == f or name.startswith(f"{f}.") for f in FREE_ON_RESUME)
     ]
     if differing:
         raise UserError(f"workdir: {saved.parent}: belongs to another config: {', '.join(differing)}; take a new one")

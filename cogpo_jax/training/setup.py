@@ -1,9 +1,9 @@
 """All of a run that does not change while it trains: first weights, data, plan, mesh, programs, its own files."""
 
+import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import config_dict
 
 from cogpo_jax import text
-from cogpo_jax.atomic import is_remote, write_atomic, write_json
+from cogpo_jax.atomic import atomic_folder, is_remote, write_atomic, write_json
 from cogpo_jax.data.plan import EpochPlan, default_shapes
 from cogpo_jax.data.tokens import TokenizedData, length_summary, load_tokens
 from cogpo_jax.errors import UserError
@@ -26,7 +26,7 @@ from cogpo_jax.progress import Bar, say
 from cogpo_jax.sharding import check_divides, make_mesh, param_shardings, row_shards
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.hf_files import hub_hint
-from cogpo_jax.student.hf_folder import check_exportable
+from cogpo_jax.student.hf_folder import check_exportable, generation_config, tokenizer_files
 from cogpo_jax.student.model import ForwardOptions, abstract_params, init_params
 from cogpo_jax.student.splash import tile_size
 from cogpo_jax.student.weights import from_hf
@@ -55,7 +55,7 @@ def resolve_initial(config: config_dict.ConfigDict) -> Initial:
     """Reads what `init_from` is, without loading weights. Raises UserError where it is neither kind of folder."""
     dtype, seed = config.param_dtype, config.seed
     if not config.init_from:
-        student = StudentConfig.from_hf(config.model)
+        student = StudentConfig.from_hf(epath.Path(config.model))
         return Initial(student, _local(config.tokenizer), lambda mesh: _random(student, mesh, seed, dtype))
     folder = epath.Path(config.init_from)
     if (folder / "checkpoints").is_dir():
@@ -292,9 +292,12 @@ def _write_run_files(
     path = workdir / "plan.json"
     if path.is_file() and (old := json.loads(path.read_text())["data_digest"]) != data.digest:
         raise UserError(
-            f"data: {config.data}: changed since this run began (digest {old[:12]} then, {data.digest[:12]} now); "
-            "take a new workdir"
+            f"data: {config.data}: its token ids changed since this run began, with the records or the tokenizer "
+            f"(digest {old[:12]} then, {data.digest[:12]} now); take a new workdir"
         )
+    saved = workdir / STUDENT_FILE
+    if saved.is_file() and StudentConfig.from_hf(saved) != initial.student:
+        raise UserError(f"model: {config.model}: not the student that {workdir} began with; take a new workdir")
     if jax.process_index() != 0:
         return
     dropped = {reason: count for reason, count in plan.drops.items() if count}
@@ -313,21 +316,11 @@ def _write_run_files(
     write_json(workdir / "config.json", config.to_dict())
     write_json(workdir / STUDENT_FILE, initial.student.to_hf())
     own = workdir / TOKENIZER_FOLDER
-    if is_remote(workdir):
-        for file in initial.tokenizer_folder.iterdir():
-            if file.is_file() and not _not_tokenizer("", [file.name]):
-                write_atomic(own / file.name, file.read_bytes())
-    elif not own.is_dir():
-        staging = own.with_name(f".{own.name}.new")
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        for file in initial.tokenizer_folder.iterdir():
-            if file.is_file() and not _not_tokenizer("", [file.name]):
-                shutil.copyfile(file, staging / file.name)  # its content: a read-only source is not to be inherited
-        staging.rename(own)
+    if is_remote(workdir) or not own.is_dir():
+        with contextlib.nullcontext(own) if is_remote(workdir) else atomic_folder(own) as folder:
+            # Their content alone: that a source is read-only is not to be inherited.
+            for name in tokenizer_files(initial.tokenizer_folder):
+                write_atomic(folder / name, (initial.tokenizer_folder / name).read_bytes())
+            if settings_of_generation := generation_config(initial.tokenizer_folder):
+                write_json(folder / "generation_config.json", settings_of_generation)
     say(f"{len(plan.groups)} groups, {total_steps} steps; dropped: {dropped or 'nothing'}")
-
-
-def _not_tokenizer(folder: str, names: list[str]) -> list[str]:
-    kept = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "generation_config")
-    return [name for name in names if not name.startswith(kept)]

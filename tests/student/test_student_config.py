@@ -173,12 +173,30 @@ def test_plain_frequencies_are_transformers() -> None:
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor: None"),
         ({"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor 4.0"),
         ({"layer_types": 7}, "layer_types"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5"),
+        ({"rope_scaling": {"rope_type": None, "type": "linear"}}, "rope_scaling: 'linear'"),
+        ({"rope_scaling": {"rope_type": "yarn", "type": "linear"}}, "rope_type 'yarn' and type 'linear'"),
+        ({"rope_parameters": {"rope_theta": 2e6, "rope_type": "default"}, "rope_theta": 1e6}, "rope_theta: 1000000.0"),
+        (
+            {"rope_parameters": {"rope_theta": 1e6, "factor": 4.0}, "rope_scaling": {"factor": 2.0}},
+            "rope_scaling has 2.0",
+        ),
+        ({"rope_scaling": LLAMA3, "original_max_position_embeddings": 4096}, "original_max_position_embeddings: 4096"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": "no"}}, "truncate: 'no'"),
+        ({"rope_scaling": ""}, "rope_scaling: ''"),
     ],
 )
 def test_what_would_be_computed_wrongly_is_refused_by_name(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as error:
         StudentConfig.from_hf(GOOD | fields)
     assert words in str(error.value)
+
+
+def test_positions_before_stretching_may_stand_beside_the_fields_of_rope() -> None:
+    yarn = {"rope_type": "yarn", "factor": 2.0}
+    config = StudentConfig.from_hf(GOOD | {"rope_scaling": yarn, "original_max_position_embeddings": 4096})
+    assert config.yarn is not None
+    assert config.yarn.original_max_position_embeddings == 4096
 
 
 def test_a_window_that_no_layer_slides_is_no_window() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ml_collections import config_dict
 
-from cogpo_jax.atomic import FolderLock
+from cogpo_jax.atomic import FolderLock, check_writable
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.training import hosts, log, scoring, settings
 from cogpo_jax.training import setup as set_up
@@ -56,7 +57,7 @@ def test_the_beta_of_the_metrics_and_of_the_evaluation_is_the_one_that_the_step_
 def test_a_second_writer_is_refused_naming_the_first_and_a_dead_one_is_no_obstacle(tmp_path):
     holder = textwrap.dedent(f"""
         import sys
-        from cogpo_jax.atomic import FolderLock
+        from cogpo_jax.atomic import FolderLock, check_writable
         with FolderLock({str(tmp_path)!r}):
             print("held", flush=True)
             sys.stdin.read()
@@ -154,6 +155,10 @@ def test_evaluations_on_other_slots_compile_their_program_once(tmp_path, run, re
         ({"optimizer.b1": 1.0}, r"optimizer.b1: 1.0: must be at least 0 and below 1"),
         ({"seed": 2**32}, r"seed: 4294967296: must be at least 0 and at most 4294967295"),
         ({"seed": -1}, r"seed: -1"),
+        ({"optimizer.eps": float("nan")}, r"optimizer.eps: nan: must be at least 0"),
+        ({"rows.shapes": 4}, r"rows.shapes: 4: must be at least 1 and at most 3"),
+        ({"distributed.num_processes": -1}, r"distributed.num_processes: -1"),
+        ({"init_from": "s3://bucket/run"}, r"init_from: s3://bucket/run: s3:// is not known"),
     ],
     ids=str,
 )
@@ -167,6 +172,16 @@ def test_a_section_given_as_a_text_and_an_empty_field_are_named(make_config):
     with config.ignore_type():
         config.mesh = "{'fsdp': 1}"
     with pytest.raises(UserError, match=r"mesh: \"{'fsdp': 1}\": must be given field by field, as --config.mesh"):
+        settings.check(config)
+    for given in ({"fsdp": 1}, {"fsdp": 1, "axes": 2}):
+        config = make_config()
+        config.mesh = config_dict.ConfigDict(given)  # as ml_collections reads --config.mesh="{'fsdp': 1}"
+        with pytest.raises(UserError, match=r"mesh: {'fsdp': 1.*}: must be given field by field, as --config.mesh"):
+            settings.check(config)
+    config = make_config()
+    with config.ignore_type():
+        config.seed = "0"
+    with pytest.raises(UserError, match=r"seed: '0': must be of type int"):
         settings.check(config)
     config = make_config()
     with config.ignore_type():
@@ -183,6 +198,37 @@ def test_a_workdir_that_is_a_file_or_a_model_is_refused(tmp_path, make_config, m
     (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     with pytest.raises(UserError, match=r"--workdir: .*model: is a model's folder"):
         train(make_config(), tmp_path / "model")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"a": 1}'])
+def test_a_workdir_with_the_config_of_something_else_is_refused(tmp_path, make_config, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json"):
+        train(make_config(), tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for path, words in (("link", "is a link to nothing"), ("file/run", "is no folder"), ("file", "is a file")):
+        with pytest.raises(UserError, match=words):
+            check_writable("--workdir", tmp_path / path)
+    with pytest.raises(UserError, match="is a folder: give a file"):
+        check_writable("--output", tmp_path, file=True)
+    with pytest.raises(UserError, match="file:// is not known"):
+        check_writable("--output", "file:///x", file=True)
+    check_writable("--output", tmp_path / "new" / "file", file=True)
+
+
+def test_settings_that_mean_the_same_go_on_and_others_do_not(tmp_path, make_config):
+    saved = tmp_path / "config.json"
+    saved.write_text(json.dumps(make_config(objective="dpo").to_dict()))
+    same = {"text.end_token": "", "text.template_kwargs": " {} ", "tokenizer": "/elsewhere", "beta.small": 0.3}
+    for field, value in same.items():
+        settings.check_same_run(make_config(**{"objective": "dpo", field: value}), saved)
+    for field, value in {"seed": 1, "beta.default": 0.3, "text.end_token": "<|endoftext|>"}.items():
+        with pytest.raises(UserError, match=field):
+            settings.check_same_run(make_config(**{"objective": "dpo", field: value}), saved)
 
 
 def test_a_home_folder_is_expanded(tmp_path, make_config, monkeypatch):
