@@ -34,9 +34,23 @@ MUTANTS = [
     (
         "an opened thought is opened again",
         "cogpo_jax/text.py",
-        'body = body.lstrip().removeprefix("<think>").removeprefix(opened[1])',
+        "body = body.lstrip()[begun.end() :]",
         "body = body.lstrip()",
         "tests/test_text.py::test_a_thought_that_the_prompt_opens_is_opened_once",
+    ),
+    (
+        "other tags than the prompt's close its thought",
+        "cogpo_jax/text.py",
+        "if opened and thought and opened[1] != _TAGS.get(text_format.response):",
+        "if False:",
+        "tests/test_text.py::test_a_thought_in_other_tags_than_the_prompts_is_refused",
+    ),
+    (
+        "a part of a head is turned",
+        f"{_S}/config.py",
+        'for partial in (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor")):',
+        'for partial in (rope.get("partial_rotary_factor"),):',
+        f"{_T}/test_student_config.py::test_what_would_be_computed_wrongly_is_refused_by_name",
     ),
     (
         "eos_token before the template's end of a turn",

@@ -173,11 +173,10 @@ def test_a_section_given_as_a_text_and_an_empty_field_are_named(make_config):
         config.mesh = "{'fsdp': 1}"
     with pytest.raises(UserError, match=r"mesh: \"{'fsdp': 1}\": must be given field by field, as --config.mesh"):
         settings.check(config)
-    for given in ({"fsdp": 1}, {"fsdp": 1, "axes": 2}):
-        config = make_config()
-        config.mesh = config_dict.ConfigDict(given)  # as ml_collections reads --config.mesh="{'fsdp': 1}"
-        with pytest.raises(UserError, match=r"mesh: {'fsdp': 1.*}: must be given field by field, as --config.mesh"):
-            settings.check(config)
+    config = make_config()
+    config.mesh = config_dict.ConfigDict({"fsdp": 1})  # as ml_collections reads --config.mesh="{'fsdp': 1}"
+    with pytest.raises(UserError, match=r"mesh: {'fsdp': 1}: must be given field by field, as --config.mesh"):
+        settings.check(config)
     config = make_config()
     with config.ignore_type():
         config.seed = "0"
