@@ -12,7 +12,6 @@ proportions in clustered surveys"). No random numbers, and no interval of width 
 """
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cogpo_jax.errors import UserError
+from cogpo_jax.evaluation.statistics import wilson
 from cogpo_jax.records import Group, read_groups, splits, verify_manifest
 
 MINI_TASKS = ("small", "medium", "large")
@@ -84,7 +84,6 @@ def read_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 GAP_ORDER = ("small", "medium", "large", "none")
-Z95 = 1.959963984540054
 
 Row = Mapping[str, Any]
 Table = dict[str, dict[str, float | int | None]]
@@ -174,14 +173,7 @@ def mean_interval(
     variance = sum(z * z for z in influence.values()) * clusters / max(clusters - 1, 1)
     # No spread between problems says nothing about the variance: each problem then counts as one draw.
     effective = min(estimate * (1 - estimate) / variance, pairs) if variance > 1e-12 else clusters
-    return wilson(estimate, effective)
-
-
-def wilson(share: float, n: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a share seen in n (not necessarily whole) draws."""
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    return wilson(estimate * effective, effective)
 
 
 def _column(rows: Sequence[Row], name: str) -> np.ndarray:
