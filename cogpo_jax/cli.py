@@ -3,7 +3,6 @@
 import difflib
 import importlib
 import os
-import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -201,12 +200,19 @@ def _find_configs(argv: list[str]) -> None:
 
 
 def _unknown_field(argv: list[str], error: BaseException) -> str:
-    # Without the field that ml_collections proposes instead: it may well be there.
-    words = set(re.findall(r"\w+", re.sub(r'Did you mean "[^"]*"', "", _one_line(error))))
-    for arg in argv[1:]:
-        name = arg.split("=", 1)[0].lstrip("-")
-        if name.startswith("config.") and words & set(name.split(".")[1:]):
-            return name
+    """The first `config.a.b` of the command line that the config has not; else the error itself."""
+    words = [argument.lstrip("-").partition("=") for argument in argv[1:]]
+    files = [
+        value or after[0]
+        for (name, _, value), after in zip(words, [*words[1:], ("",)], strict=True)
+        if name == "config"
+    ]
+    for name in (name for name, _, _ in words if name.startswith("config.") and files):
+        node: Any = config_files.load(files[-1])
+        for part in name.split(".")[1:]:
+            if not isinstance(node, config_dict.ConfigDict) or part not in node:
+                return name
+            node = node[part]
     return f"--config: {_one_line(error)}"
 
 

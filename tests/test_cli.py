@@ -136,9 +136,11 @@ def test_the_place_is_that_of_the_last_setting():
     assert {f.name: f.where for f in config_files.describe("cogpo_tpu:14b")}["mesh.tensor"].startswith("cogpo_tpu.py:")
 
 
-def test_a_field_that_is_not_there_is_named(tmp_path):
-    done = cogpo(tmp_path, "train", "--config=tiny_cpu", "--config.rows.lenght=3", "--workdir=run")
-    assert (done.returncode, done.stderr.split(": ")[1]) == (2, "config.rows.lenght")
+@pytest.mark.parametrize("config", [["--config=tiny_cpu"], ["--config", "tiny_cpu"]])
+def test_of_the_fields_given_the_one_that_is_not_there_is_named(tmp_path, config):
+    fields = ["--config.checkpoint.every=1", "--config.log.every=3", "--config.beta.small=0.1"]
+    done = cogpo(tmp_path, "train", *config, *fields, "--workdir=run")
+    assert (done.returncode, done.stderr.split(": ")[1]) == (2, "config.log.every")
 
 
 def test_loading_a_config_that_has_no_such_size_is_a_user_error():
