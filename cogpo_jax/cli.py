@@ -194,8 +194,10 @@ def _find_configs(argv: list[str]) -> None:
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config") and equals:
             argv[i] = f"{name}={config_files.find(value)}"
+            config_files.load(value)  # says in one line what is wrong with a person's file
         elif argv[i - 1] in ("--config", "-config"):
             argv[i] = config_files.find(argument)
+            config_files.load(argument)
     sys.argv[:] = argv
 
 

@@ -53,9 +53,15 @@ def load(value: str) -> config_dict.ConfigDict:
     """
     file, _, argument = find(value).partition(":")
     try:
-        config: config_dict.ConfigDict = _get_config(Path(file))(*([argument] if argument else []))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"--config: {error}") from error
+        get_config = _get_config(Path(file))
+        if argument and not inspect.signature(get_config).parameters:
+            raise UserError(f"--config: {value}: this config has no sizes: nothing can stand after the colon")
+        config: config_dict.ConfigDict = get_config(*([argument] if argument else []))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a person's file raises
+        told = "" if isinstance(error, ValueError) else f"{file}: {type(error).__name__}: "
+        raise UserError(f"--config: {told}{' '.join(str(error).split())}") from error
     return with_shipped_files(config)
 
 

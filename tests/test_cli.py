@@ -1,11 +1,15 @@
 """`cogpo` from any folder: its commands, its configs by name, and what it answers to bad input."""
 
+import contextlib
+import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from cogpo_jax import cli, config_files
 from cogpo_jax.errors import UserError
@@ -33,9 +37,26 @@ for number, name in enumerate(cli.COMMANDS):
 """
 
 
-def cogpo(folder, *arguments, script=("-P", "-m", "cogpo_jax")):
+def cogpo(folder, *arguments):
+    """The command as a person types it in `folder`, in this process: (returncode, stdout, stderr)."""
+    known, argv = set(flags.FLAGS), list(sys.argv)
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main(["cogpo", *arguments])
+    except SystemExit as end:
+        return subprocess.CompletedProcess(arguments, end.code, out.getvalue(), err.getvalue())
+    finally:
+        sys.argv[:] = argv
+        for name in set(flags.FLAGS) - known:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+
+
+def python(folder, *arguments):
+    """The same by an interpreter of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *script, *arguments]
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -47,7 +68,7 @@ def test_help_lists_every_command_with_its_sentence(tmp_path):
 
 
 def test_every_commands_help_shows_its_flags_without_jax(tmp_path):
-    done = cogpo(tmp_path, script=("-c", HELP_OF_ALL))
+    done = python(tmp_path, "-c", HELP_OF_ALL)
     assert done.returncode == 0, done.stderr
     helps = done.stdout.split("END OF HELP\n")
     assert [("Flags:" in text, text.endswith("jax: False\n")) for text in helps] == [(True, True)] * len(cli.COMMANDS)
@@ -59,12 +80,12 @@ def test_a_documented_script_names_its_command(script):
 
 
 def test_a_documented_script_is_its_command_although_one_is_named_as_a_package(tmp_path):
-    done = cogpo(tmp_path, "--help", script=(str(ROOT / "launch" / "crv.py"),))
+    done = python(tmp_path, str(ROOT / "launch" / "crv.py"), "--help")
     assert (done.returncode, done.stdout) == (0, cogpo(tmp_path, "crv", "--help").stdout)
 
 
 def test_a_script_of_the_checkout_is_a_command_too(tmp_path):
-    done = cogpo(tmp_path, "teaches", "--help")
+    done = python(tmp_path, "-P", "-m", "cogpo_jax", "teaches", "--help")
     assert (done.returncode, "benchmarks/teaches.py" in done.stdout) == (0, True), done.stderr
 
 
@@ -90,6 +111,25 @@ def test_a_config_that_is_not_there_is_one_line(tmp_path, value, message):
     assert done.returncode == 2
     assert f": {message}" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("def get_config(:\n", "SyntaxError: "),
+        ("get = None\n", "has no get_config()"),
+    ],
+)
+def test_what_is_wrong_with_ones_own_config_file_is_said(tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UserError, match=f"mine.py: {re.escape(message)}"):
+        config_files.load(str(tmp_path / "mine.py"))
+
+
+def test_a_config_without_sizes_is_asked_for_none():
+    with pytest.raises(UserError, match="has no sizes"):
+        config_files.load("tiny_cpu:3b")
 
 
 def test_a_shipped_config_and_its_files_are_found_from_any_folder(tmp_path, monkeypatch):

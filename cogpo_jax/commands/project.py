@@ -14,6 +14,8 @@ def quickstart(given: cli.Flags) -> int:
     """Runs the whole loop on the shipped problems with a tiny student, on the CPU, in minutes."""
     from cogpo_jax.quickstart import quickstart
 
+    if Path(given.workdir).exists() and not Path(given.workdir).is_dir():
+        raise UserError(f"--workdir: {given.workdir}: is a file; give a folder")
     return quickstart(given.workdir)
 
 

@@ -56,10 +56,10 @@ class GroupFile:
 
 
 def read_training(workdir: str | Path) -> Training:
-    """Reads a workdir of launch/train.py; raises UserError where it has no metrics yet."""
+    """Reads a workdir of `cogpo train`; raises UserError where it has no metrics yet."""
     workdir = Path(workdir)
     if not (workdir / "metrics.jsonl").is_file():
-        raise UserError(f"{workdir}: has no metrics.jsonl: must be the workdir of launch/train.py")
+        raise UserError(f"{workdir}: has no metrics.jsonl: must be the workdir of `cogpo train`")
     config = workdir / "config.json"
     return Training(
         json.loads(config.read_text()) if config.is_file() else {},

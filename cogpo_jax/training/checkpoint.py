@@ -239,7 +239,7 @@ def export_checkpoint(
     check_writable("--output", output)
     run = epath.Path(workdir)
     if not (run / STUDENT_FILE).is_file():
-        raise UserError(f"--workdir: {workdir}: holds no {STUDENT_FILE}; give the workdir of a run of launch/train.py")
+        raise UserError(f"--workdir: {workdir}: holds no {STUDENT_FILE}; give the workdir of a run of `cogpo train`")
     target = epath.Path(output)
     here, there = os.path.realpath(workdir), os.path.realpath(output)
     if "://" in workdir or "://" in output:

@@ -43,4 +43,18 @@ MUTANTS = [
         "    stops = dict.fromkeys([chat.after.strip()])",
         "tests/test_model_card.py::test_the_end_token_of_training_stops_too",
     ),
+    (
+        "the first field of the command line is named, whether it is there or not",
+        "cogpo_jax/cli.py",
+        "            if not isinstance(node, config_dict.ConfigDict) or part not in node:",
+        "            if True:",
+        "tests/test_cli.py::test_of_the_fields_given_the_one_that_is_not_there_is_named[config0]",
+    ),
+    (
+        "an error in a person's config file is a traceback",
+        "cogpo_jax/config_files.py",
+        "    except Exception as error:  # whatever a person's file raises",
+        "    except ValueError as error:  # whatever a person's file raises",
+        "tests/test_cli.py::test_what_is_wrong_with_ones_own_config_file_is_said",
+    ),
 ]
