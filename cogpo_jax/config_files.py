@@ -165,11 +165,14 @@ def _recorded() -> Iterator[dict[tuple[int, str], list[_Place]]]:
 
 def _declaration(kind: type, name: str) -> tuple[str, str]:
     """`file:line` of a dataclass's field and the meaning that its metadata tells."""
-    lines, first = inspect.getsourcelines(kind)
+    lines, first = _class_source(kind)
     line = next((i for i, text in enumerate(lines) if text.startswith(f"    {name}: ")), 0)
     about = next(field.metadata for field in dataclasses.fields(kind) if field.name == name)
     choices = f": {' | '.join(about['choices'])}" if about.get("choices") else ""
     return f"{Path(inspect.getfile(kind)).name}:{first + line}", about.get("meaning", "") + choices
+
+
+_class_source = functools.cache(inspect.getsourcelines)
 
 
 def _statement(file: str, line: int, path: tuple[str, ...]) -> tuple[str, str]:
