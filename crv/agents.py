@@ -75,13 +75,9 @@ class Agents:
         """Model and sampling by agent."""
         return {name: (self.options.pool_of(name).model, self.options.sampling_of(name)) for name in self.prompts}
 
-    def solve(self, problem: str, problem_id: str, attempt: int) -> Ask[str]:
-        """A chain of thought for a problem that has none (or a wrong one)."""
-        return Ask(self._request("solver", {"problem": problem}, problem_id, attempt), _read_solution)
-
-    def imitate(self, problem: str, problem_id: str, attempt: int) -> Ask[str]:
-        """A chain of thought as the student itself writes it, asked as in training."""
-        return Ask(self._request("student", {"problem": problem}, problem_id, attempt), _read_solution)
+    def solve(self, problem: str, problem_id: str, attempt: int, agent: str = "solver") -> Ask[str]:
+        """A chain of thought by the solver, or by the student itself, which is asked as in training."""
+        return Ask(self._request(agent, {"problem": problem}, problem_id, attempt), _read_solution)
 
     def critique(self, problem: str, cot: str, problem_id: str) -> Ask[Critique]:
         """easy, medium or hard for the student."""

@@ -18,14 +18,14 @@ from cogpo_jax.records.texts import replace_surrogates
 from crv.agents import Agents
 from crv.intake import pending, remaining, rows_of_input, take_in
 from crv.ledger import Ledger
-from crv.loop import Outcome, run_problem
+from crv.loop import run_problem
 from crv.monitor import Meter, shown
 from crv.options import Options, claim_workdir
 from crv.output import export, gaps_of, outcome_row, write_also
 from crv.pool.base import Answer, Pool, PoolError, Request, StoppedError
 from crv.pool.http import FailedError
 from crv.pool.routing import open_pool
-from crv.problems import Problem, read_questions, understand
+from crv.problems import read_questions, understand
 from crv.prompts import Prompt, load_prompts
 from crv.review import print_problems
 from crv.summary import count_calls, forecast, summarise, went_badly
@@ -138,7 +138,8 @@ async def _walk_all(
                 aside.append(f"{problem.problem_id}: {error}")
                 meter.set_aside += 1
                 continue
-            await _finish(ledger, problem, outcome)
+            about = (problem.problem_id, outcome.state, outcome.reason, outcome.label, outcome.rounds)
+            await ledger.put_outcome(*about, gaps_of(problem, outcome), outcome_row(problem, outcome))
             walking.discard(problem.problem_id)
             meter.problem(outcome.state)
 
@@ -186,13 +187,6 @@ def _once(stop: Callable[[], None]) -> Iterator[None]:
         with contextlib.suppress(ValueError, RuntimeError):
             for number in numbers:
                 loop.remove_signal_handler(number)
-
-
-async def _finish(ledger: Ledger, problem: Problem, outcome: Outcome) -> None:
-    row, gaps = outcome_row(problem, outcome), gaps_of(problem, outcome)
-    await ledger.put_outcome(
-        problem.problem_id, outcome.state, outcome.reason, outcome.label, outcome.rounds, gaps, row
-    )
 
 
 class _LedgerPool:

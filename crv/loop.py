@@ -221,8 +221,7 @@ async def _solution(walk: _Walk, attempt: int, origin: str = "solver") -> _Solut
         if not problem.cot.strip():
             return None
         return _Solution("original", problem.cot, "teacher", problem.model, await walk.grade(problem.cot))
-    ask = walk.agents.imitate if origin == "student" else walk.agents.solve
-    text, answer = await walk.ask(ask(problem.problem, problem.problem_id, attempt))
+    text, answer = await walk.ask(walk.agents.solve(problem.problem, problem.problem_id, attempt, origin))
     if text is None:
         return None
     return _Solution(f"{origin}-{attempt}", text, origin, answer.model, await walk.grade(text))

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -93,8 +94,8 @@ class Meter:
             rows.append((place, _server_line(numbers)))
         if self.set_aside:
             rows.append(("set aside", f"{self.set_aside:,}: their calls keep failing; the next start asks them again"))
-        time_to_go = "" if to_go is None else f", {_clock(to_go)} to go"
-        rows.append(("time", _clock(self.seconds) + time_to_go))
+        time_to_go = "" if to_go is None else f", {timedelta(seconds=int(to_go))} to go"
+        rows.append(("time", f"{timedelta(seconds=int(self.seconds))}{time_to_go}"))
         if self.gpus:
             ahead = "" if to_go is None else f", {to_go * self.gpus / 3600:,.1f} to go"
             rows.append(("GPU-hours", f"{self.seconds * self.gpus / 3600:,.1f}{ahead}"))
@@ -135,12 +136,6 @@ def _server_line(numbers: Mapping[str, Any]) -> str:
     waits = f"; asked to wait {wait:.0f} s more" if (wait := numbers.get("told_to_wait", 0)) else ""
     words = f" (last: {said[:100]})" if (said := numbers.get("last_words", "")) else ""
     return f"{numbers['in_flight']} of at most {numbers['concurrency']} in flight; sent again: {resent}{words}{waits}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}"
 
 
 _FIRST_SECONDS, _PLAIN_SECONDS = 1.0, 60.0  # to the first line, and between two, where stderr is no terminal

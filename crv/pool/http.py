@@ -187,11 +187,6 @@ class HttpCaller:
         if self._stopped.is_set():
             raise StoppedError
 
-    @property
-    def urls(self) -> list[str]:
-        """Of the servers."""
-        return [server.url for server in self.servers]
-
     async def exists(self, url: str, path: str) -> bool:
         """Whether a server takes POSTs there; an empty one costs nothing."""
         try:

@@ -58,7 +58,7 @@ class SglangPool(HttpPool):
 
     async def start(self) -> None:
         """Asks the server who it is: refuses another model, version of weights, tokenizer, or a smaller context."""
-        for url in self.caller.urls:
+        for url in (server.url for server in self.caller.servers):
             listed = await _models(self.caller, url)
             check_model(url, listed, self.model)
             info = await self.caller.get(url, "/get_model_info") or {}
