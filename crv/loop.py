@@ -94,7 +94,7 @@ class _Walk:
 
     async def grade(self, cot: str) -> Certificate:
         """By the rules; where they cannot tell, by the judge if allowed: it may say "correct", never "wrong"."""
-        proof = await certify(self.problem.answer, cot, self.compare)
+        proof = await certify(self.problem.answer, cot, self.compare, self.problem.choices)
         if not self.options.judge or proof.verdict != UNKNOWN or len(proof.answers) != 1 or proof.rule == RETRACTED:
             return proof
         problem = self.problem

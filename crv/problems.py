@@ -20,7 +20,10 @@ from crv.verify import grade
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem; `cot` is the original chain of thought (empty: the solver writes one), `model` who wrote it."""
+    """One problem; `cot` is the original chain of thought (empty: the solver writes one), `model` who wrote it.
+
+    `choices` are the options that `problem` ends in; `answer` is then a letter.
+    """
 
     problem_id: str
     problem: str
@@ -29,6 +32,7 @@ class Problem:
     model: str = ""
     source: str = ""
     difficulty: str = ""
+    choices: tuple[str, ...] = ()
 
 
 _BAD = ("problem_missing", "problem_is_no_text", "chain_is_no_text", "answer_missing", "answer_is_no_text")
@@ -75,7 +79,7 @@ def read_problems(
             texts[name], places = repair_text(text) if repair else replace_surrogates(text)
             if places:
                 repaired[name] += places
-        yield Problem(**texts)
+        yield Problem(**texts, choices=example.choices)
     if not found:
         raise UserError(f"input: {source}: no problem in {count} rows, dropped: {dict(skipped)}; {meaning.line()}")
 

@@ -145,6 +145,8 @@ def _is_lines(first: str, second: str) -> bool:
     """Whether each line is a row, by the first two: the first is whole, or broken and not merely the start of more."""
     if _is_json(first):
         return bool(second)
+    if not second:
+        return first[:1] == "{" and len(first) < _CHUNK  # one broken row, not a long line of which this is the start
     return first[-1:] not in "[{,:" and second[:1] == "{" and _is_json(second)
 
 

@@ -83,6 +83,12 @@ def test_a_medium_original_gives_only_the_large_pair():
     assert gaps(outcome) == ["large"]
 
 
+def test_a_choice_may_be_named_by_its_text():
+    problem = replace(PROBLEM, answer="B", choices=("36", "42"))
+    outcome = walk(ScriptedPool(critic=[label("medium")], corrupter=[WRONG]), problem)
+    assert kinds(outcome) == {"original": "suitable", "wrong-0": "incorrect"}
+
+
 def test_a_wrong_original_is_never_rewritten():
     problem = replace(PROBLEM, cot=WRONG)
     outcome = walk(ScriptedPool(), problem, solver=SolverOptions(0))

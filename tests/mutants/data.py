@@ -158,4 +158,11 @@ MUTANTS = [
         "pass",
         "tests/crv/test_run.py::test_a_question_is_asked_with_its_choices",
     ),
+    (
+        "a choice's text is not its letter",
+        "crv/loop.py",
+        "cot, self.compare, self.problem.choices)",
+        "cot, self.compare)",
+        "tests/crv/test_loop.py::test_a_choice_may_be_named_by_its_text",
+    ),
 ]
