@@ -13,7 +13,7 @@ MUTANTS = [
     (
         "a letter that is called wrong is chosen",
         "cogpo_jax/evaluation/grading.py",
-        "(?=[.,。\\s]*$)",
+        '(?=[.,。\\"}\\s]*$)',
         "",
         f"{_TESTS}/test_grading.py::test_a_choice_that_is_none_or_two_of_the_options_is_unknown",
     ),
@@ -69,9 +69,9 @@ MUTANTS = [
     (
         "leaving early passes the tests",
         f"{_HERE}/grading.py",
-        "        return stdout.rstrip().endswith(token)",
-        "        return True",
-        f"{_TESTS}/test_sandbox.py::test_leaving_early_is_not_passing",
+        "        return token in stdout\n",
+        "        return True\n",
+        f"{_TESTS}/test_sandbox.py::test_a_program_passes_by_what_it_computes_alone",
     ),
     (
         "the sandbox has the machine's network",
