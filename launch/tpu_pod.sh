@@ -45,9 +45,14 @@ up)
       --accelerator-type="$type" --runtime-version="${RUNTIME:-$runtime}" ${SPOT:+--spot}
   fi
   until [ "$(gcloud compute tpus tpu-vm describe "$name" --zone="$zone" --format='value(state)' 2>/dev/null)" = READY ]; do
-    echo "waiting for $name ($(gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
-      --format='value(state.state)' 2>/dev/null || echo 'no state'))" >&2
-    sleep 30
+    state=$(gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
+      --format='value(state.state)' 2>/dev/null || echo 'no state')
+    case $state in
+    FAILED | SUSPENDED) # neither becomes READY any more
+      echo "error: $name: its queued resource is $state: $0 down $name $zone, then up again" >&2 && exit 1 ;;
+    esac
+    echo "waiting for $name ($state)" >&2
+    sleep "${POLL_SECONDS:-30}"
   done
   ;;
 setup)

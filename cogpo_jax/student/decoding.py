@@ -22,7 +22,7 @@ from cogpo_jax.student import kv_cache
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.kv_cache import BLOCK, Cache
 from cogpo_jax.student.model import ForwardOptions
-from cogpo_jax.student.sampling import GREEDY, Sampling, next_tokens, row_keys
+from cogpo_jax.student.sampling import GREEDY, Sampling, check_seed, next_tokens, row_keys
 from cogpo_jax.student.weights import to_host
 
 CHUNK = 64  # tokens decoded at most in one call of the compiled loop
@@ -91,6 +91,7 @@ class Sampler:
             _Row(i, number, tuple(prompt), limit)
             for i, (number, prompt, limit) in enumerate(zip(numbers, prompts, limits, strict=True))
         ]
+        check_seed(seed)
         return _Run(self, waiting, stop_tokens, sampling, seed).results()
 
     def _check(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ from cogpo_jax.student.attention import default_backend
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.decoding import SLOTS, Sampler
 from cogpo_jax.student.model import ForwardOptions
-from cogpo_jax.student.sampling import GREEDY, Sampling
+from cogpo_jax.student.sampling import GREEDY, Sampling, check_seed
 from cogpo_jax.student.weights import from_hf
 
 _FIELDS = ("prompt",)
@@ -42,6 +42,7 @@ class GenerateOptions:
         for field in ("max_new_tokens", "batch", "tensor"):
             if getattr(self, field) < 1:
                 raise UserError(f"--{field}: {getattr(self, field)}: must be at least 1")
+        check_seed(self.seed)
 
 
 def generate_file(model: str, source: str, output: str, options: GenerateOptions) -> dict[str, Any]:

@@ -29,6 +29,12 @@ class Sampling:
 GREEDY = Sampling()
 
 
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed beyond 32 bits: jax would draw by its lower half."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed: {seed}: must be at least 0 and at most {2**32 - 1}")
+
+
 def row_keys(seed: int, rows: Int[Array, " B"]) -> Array:
     """One random key per row, from the seed and the row's own number: whatever batch it is in, it draws the same."""
     return jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(rows)

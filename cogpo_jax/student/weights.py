@@ -41,14 +41,8 @@ def from_hf(
     tensors of its config.json, before anything is read.
     """
     path = epath.Path(folder) if "://" in str(folder) else Path(folder)
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give a Hugging Face folder{hub_hint(folder)}")
-    config = StudentConfig.from_hf(path)
-    if (path / "tokenizer.json").is_file():
-        hf_folder.check_tokenizer(path, config)
-    tensors = hf_folder.find_tensors(path)
+    config, tensors = check_folder(path)
     abstract = abstract_params(config, _dtype("param_dtype", param_dtype))
-    hf_folder.check_tensors(path, tensors, _hf_shapes(config), config.tie_word_embeddings)
     if mesh is not None:
         check_divides(mesh, config)
     here = SingleDeviceSharding(jax.devices()[0])
@@ -70,6 +64,21 @@ def from_hf(
             return array
 
         return config, graphdef_of(config), jax.tree_util.tree_map_with_path(read, abstract, shardings)
+
+
+def check_folder(path: Path) -> tuple[StudentConfig, dict[str, TensorEntry]]:
+    """The config and tensors of a Hugging Face folder, of which only JSON and headers are read.
+
+    Raises UserError where it does not hold exactly the tensors of its config.json, or another model's tokenizer.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give a Hugging Face folder{hub_hint(path)}")
+    config = StudentConfig.from_hf(path)
+    if (path / "tokenizer.json").is_file():
+        hf_folder.check_tokenizer(path, config)
+    tensors = hf_folder.find_tensors(path)
+    hf_folder.check_tensors(path, tensors, _hf_shapes(config), config.tie_word_embeddings)
+    return config, tensors
 
 
 def to_hf(

@@ -29,7 +29,7 @@ from cogpo_jax.student.hf_files import hub_hint
 from cogpo_jax.student.hf_folder import check_exportable, generation_config, tokenizer_files
 from cogpo_jax.student.model import ForwardOptions, abstract_params, init_params
 from cogpo_jax.student.splash import tile_size
-from cogpo_jax.student.weights import from_hf
+from cogpo_jax.student.weights import check_folder, from_hf
 from cogpo_jax.training import settings
 from cogpo_jax.training.checkpoint import STUDENT_FILE, TOKENIZER_FOLDER, load_params, with_shardings
 from cogpo_jax.training.step import (
@@ -67,7 +67,7 @@ def resolve_initial(config: config_dict.ConfigDict) -> Initial:
             f"init_from: {config.init_from}: must be a Hugging Face folder or the workdir of an earlier run"
             f"{hub_hint(config.init_from)}"
         )
-    student = StudentConfig.from_hf(folder)
+    student, _ = check_folder(folder)  # now: a fault in it must not wait until the data are read
     tokenizer = _local(config.tokenizer or folder)
     return Initial(student, tokenizer, lambda mesh: from_hf(folder, mesh, dtype)[2])
 

@@ -257,6 +257,27 @@ MUTANTS = [
         "tests/training/test_seams.py::test_a_section_given_as_a_text_and_an_empty_field_are_named",
     ),
     (
+        "a pod that failed is waited for",
+        "launch/tpu_pod.sh",
+        "FAILED | SUSPENDED)",
+        "NONE)",
+        "tests/tpu/test_pod_script.py::test_up_ends_where_the_pod_will_never_be_there",
+    ),
+    (
+        "weights are looked at after the data",
+        "cogpo_jax/training/setup.py",
+        "student, _ = check_folder(folder)",
+        "student = StudentConfig.from_hf(folder)",
+        "tests/training/test_seams.py::test_weights_that_cannot_be_are_named_before_the_workdir_is_made",
+    ),
+    (
+        "a seed is cut to 32 bits",
+        "cogpo_jax/student/sampling.py",
+        "if not 0 <= seed < 2**32:",
+        "if False:",
+        "tests/student/test_generate_rows.py::test_a_seed_beyond_32_bits_is_refused",
+    ),
+    (
         "a link to nothing is a workdir",
         "cogpo_jax/atomic.py",
         "if there.is_symlink() and not there.exists():",

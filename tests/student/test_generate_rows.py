@@ -78,3 +78,9 @@ def test_the_command(model: Path, tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "out").read_text())) == {"prompt", "response", "tokens", "finish_reason"}
     result = subprocess.run([*COMMAND, *args, "--top_p=0"], capture_output=True, text=True, timeout=120)
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70])
+def test_a_seed_beyond_32_bits_is_refused(seed: int) -> None:
+    with pytest.raises(UserError, match=rf"seed: {seed}: must be at least 0 and at most 4294967295"):
+        GenerateOptions(seed=seed)

@@ -10,6 +10,11 @@ import yaml
 ROOT = Path(__file__).parents[2]
 GCLOUD = """#!/bin/bash
 echo "$@" >> "$CALLS"
+asked=$(grep -c "queued-resources describe" "$CALLS")
+case "$*" in
+  *"tpu-vm describe"*) case $asked in 0 | 1) false ;; 2) echo "$POD" ;; *) echo READY ;; esac; exit ;;
+  *"queued-resources describe"*) [ "$asked" -gt 1 ] && echo "$POD" || echo WAITING
+esac
 for word in "$@"; do
   case $word in --command=*)
     status=0
@@ -28,7 +33,7 @@ def pod(tmp_path):
     gcloud = tmp_path / "bin" / "gcloud"
     gcloud.write_text(GCLOUD)
     gcloud.chmod(0o755)
-    environment = os.environ | {
+    own = {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "HOME": str(tmp_path / "home"),
         "CALLS": str(tmp_path / "calls"),
@@ -36,7 +41,7 @@ def pod(tmp_path):
 
     def run(*arguments):
         return subprocess.run(
-            ["sh", ROOT / "launch" / "tpu_pod.sh", *arguments], env=environment, capture_output=True, text=True
+            ["sh", ROOT / "launch" / "tpu_pod.sh", *arguments], env=os.environ | own, capture_output=True, text=True
         )
 
     return run
@@ -64,6 +69,23 @@ def test_a_wrong_call_prints_how_and_exits_2(pod, arguments):
 def test_an_unknown_accelerator_is_refused(pod):
     done = pod("up", "my-pod", "zone", "h100-8")
     assert (done.returncode, "h100-8: known accelerator types" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
+def test_up_ends_where_the_pod_will_never_be_there(pod, monkeypatch, state):
+    monkeypatch.setenv("POD", state)
+    monkeypatch.setenv("POLL_SECONDS", "0")
+    done = pod("up", "my-pod", "zone", "v5p-32")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "waiting for my-pod (WAITING)"
+    assert f"my-pod: its queued resource is {state}" in done.stderr.splitlines()[-1]
+
+
+def test_up_waits_until_the_pod_is_ready(pod, monkeypatch, tmp_path):
+    monkeypatch.setenv("POD", "READY")
+    monkeypatch.setenv("POLL_SECONDS", "0")
+    assert pod("up", "my-pod", "zone", "v5p-32").returncode == 0
+    assert "queued-resources create my-pod" in (tmp_path / "calls").read_text()
 
 
 def test_the_job_set_is_yaml_and_runs_the_train_command():

@@ -219,6 +219,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     check_writable("--output", tmp_path / "new" / "file", file=True)
 
 
+def test_weights_that_cannot_be_are_named_before_the_workdir_is_made(tmp_path, run, models, tokenizer_folder):
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    (folder / "config.json").write_text(Path(models["qwen2"]).read_text())
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds neither .*save_pretrained makes them of pytorch_model.bin"):
+        run(tmp_path / "run", init_from=str(folder))
+    assert not (tmp_path / "run").exists()
+
+
 def test_settings_that_mean_the_same_go_on_and_others_do_not(tmp_path, make_config):
     saved = tmp_path / "config.json"
     saved.write_text(json.dumps(make_config(objective="dpo").to_dict()))
