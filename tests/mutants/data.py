@@ -23,7 +23,7 @@ MUTANTS = [
         "cogpo_jax/records/general.py",
         "_PROSE = 20",
         "_PROSE = 20_000",
-        f"{_TABLE}::test_a_set_of_problems_keeps_its_problem_gold_and_chain",
+        f"{_TABLE}::test_what_would_be_lost_or_is_unclear_is_refused",
     ),
     (
         "the first generation is taken, right or wrong",
@@ -149,7 +149,7 @@ MUTANTS = [
         "cogpo_jax/records/recognise.py",
         "if not rule and general.gold not in mapped.values():",
         "if rule is None:",
-        f"{_TABLE}::test_a_set_of_problems_keeps_its_problem_gold_and_chain[query_with_gold]",
+        f"{_TABLE}::test_a_question_is_read_whole_and_a_key_is_a_letter",
     ),
     (
         "a question is asked without its choices",
