@@ -163,6 +163,7 @@ class _Run:
             self._prefix = self._shared_prefix()
         while self._waiting or any(self._slots):
             yield from self._fill()
+            self._halve()
             if any(self._slots):
                 yield from self._decode()
 
@@ -184,6 +185,20 @@ class _Run:
                     slots[d] = free[d] - d * self._per_shard
             self._make_room(self._ready.cache[0][0].shape[2])
             self._cache = kv_cache.insert(self._cache, self._ready.cache, self._put(slots), self._sampler.options.mesh)
+
+    def _halve(self) -> None:
+        """Half the slots, where no row waits and the live ones fit: on a CPU a step takes as long as it has rows."""
+        live = [i for i, row in enumerate(self._slots) if row]
+        if live and not self._waiting and len(live) <= self._half:
+            kept = (live + [i for i, row in enumerate(self._slots) if not row])[: self._half]
+            self._cache = jax.tree.map(lambda x: x[np.array(kept)], self._cache)
+            self._slots = [self._slots[i] for i in kept]
+
+    @property
+    def _half(self) -> int:
+        """Slots after a halving: never below SLOTS, so that a row's bits stay; 0 where it does not pay."""
+        half = len(self._slots) // 2
+        return half if half >= SLOTS and len(self._shards) == 1 and jax.default_backend() == "cpu" else 0
 
     @property
     def _shards(self) -> range:
@@ -261,7 +276,7 @@ class _Run:
         keys = row_keys(self._seed, self._put(np.array([row.number if row else 0 for row in rows], np.int32)))
         stops = jnp.asarray(sorted(self._stops) or [-1], jnp.int32)
         live = sum(row is not None for row in rows)
-        enough = jnp.int32(live - max(1, live // 16) if self._waiting else 0)
+        enough = jnp.int32(live - max(1, live // 16) if self._waiting else self._half)
         slots = _Slots(**{name: self._put(np.array(values)) for name, values in fields.items()})
         self._cache, out, steps = _decode(
             s.rest, s.layers, self._cache, slots, keys, stops, enough, s.config, s.options, self._sampling

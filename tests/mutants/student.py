@@ -101,4 +101,11 @@ MUTANTS = [
         "**fields}",
         f"{_T}/test_student_config.py::test_what_other_engines_read_in_rope_scaling_is_carried",
     ),
+    (
+        "the slots that are kept are not those of the rows that live",
+        f"{_S}/decoding.py",
+        "x: x[np.array(kept)], self._cache",
+        "x: x[: len(kept)], self._cache",
+        f"{_T}/test_sampler.py::test_slots_are_halved_when_few_rows_are_left",
+    ),
 ]

@@ -110,6 +110,22 @@ def test_rows_come_as_they_finish_and_their_slots_are_filled_again(
     assert sum(steps) == 30
 
 
+def test_slots_are_halved_when_few_rows_are_left(qwen2: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, config, params, _ = qwen2
+    wide, decode = [], decoding._decode
+
+    def seen(*arguments: Any) -> Any:
+        wide.append(len(arguments[3].last))
+        return decode(*arguments)
+
+    many, limits = prompts(tuple(range(2, 16))), [20, 3] * 7
+    whole = sampler_of(config, params).generate(many, limits, [])
+    monkeypatch.setattr(decoding, "_decode", seen)
+    monkeypatch.setattr(decoding, "SLOTS", SLOTS)
+    assert Sampler(config, params, ForwardOptions(), 2 * SLOTS).generate(many, limits, []) == whole
+    assert (wide[0], wide[-1]) == (2 * SLOTS, SLOTS)
+
+
 def test_a_repeated_prompt_and_a_shared_prefix_are_computed_once(qwen2: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     _, config, params, _ = qwen2
     fed, embed_tokens = [], kv_cache.embed_tokens
