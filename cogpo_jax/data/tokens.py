@@ -13,14 +13,15 @@ import os
 import shutil
 import tempfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cogpo_jax.errors import UserError
-from cogpo_jax.records import Group, Pair, Response, SftExample, load_manifest, read_groups, read_sft
+from cogpo_jax.prompt_rows import windows
+from cogpo_jax.records import Group, Response, SftExample, load_manifest, read_groups, read_sft
 from cogpo_jax.records.schema import GAPS
 from cogpo_jax.text import (
     TextFormat,
@@ -133,20 +134,12 @@ def load_tokens(
     parts = -(-total // PART_RECORDS)
     missing = [i for i in range(parts) if not (cache / f"part-{i:06d}").is_dir()]
     if missing:
-        records = _groups(folder, split, dataset)
-        for i, batch in enumerate(_batches(records, PART_RECORDS)):
+        records = read_groups(folder, split) if dataset == "groups" else map(as_group, read_sft(folder, split))
+        for i, batch in enumerate(windows(records, PART_RECORDS)):
             if i in missing:
                 _save_part(_tokenize_part(batch, tokenizer, text_format), cache / f"part-{i:06d}")
             progress(min((i + 1) * PART_RECORDS, total), total)
     return _assemble([_load_part(cache / f"part-{i:06d}") for i in range(parts)])
-
-
-def _groups(folder: str | os.PathLike[str], split: str, dataset: str) -> Iterator[Group]:
-    if dataset == "groups":
-        yield from read_groups(folder, split)
-        return
-    for example in read_sft(folder, split):
-        yield as_group(example)
 
 
 def as_group(example: SftExample) -> Group:
@@ -172,11 +165,6 @@ def as_group(example: SftExample) -> Group:
         pairs=(),
         messages=example.messages,
     )
-
-
-def _batches(items: Iterator[Group], size: int) -> Iterator[list[Group]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
 
 
 def _tokenize_part(groups: list[Group], tokenizer: Any, text_format: TextFormat) -> dict[str, Any]:
@@ -216,7 +204,9 @@ def _tokenize_part(groups: list[Group], tokenizer: Any, text_format: TextFormat)
             out["counted"].append(count)
             out["digests"].append(_digest(prompt, ids, count))
         for pair in group.pairs:
-            _append_pair(out, pair)
+            values = (pair.chosen, pair.rejected, GAPS.index(pair.gap), pair.beta, pair.weight)
+            for name, value in zip(("chosen", "rejected", "gaps", "betas", "weights"), values, strict=True):
+                out[name].append(value)
     arrays: dict[str, Any] = {
         name: np.concatenate(out[name]) if name in ("tokens", "counted") else np.asarray(out[name], dtype)
         for name, dtype in _FIELDS
@@ -224,14 +214,6 @@ def _tokenize_part(groups: list[Group], tokenizer: Any, text_format: TextFormat)
     arrays["digests"] = np.frombuffer(b"".join(out["digests"]), np.uint8).reshape(-1, 16)
     arrays["names"] = out["names"]
     return arrays
-
-
-def _append_pair(out: dict[str, list[Any]], pair: Pair) -> None:
-    out["chosen"].append(pair.chosen)
-    out["rejected"].append(pair.rejected)
-    out["gaps"].append(GAPS.index(pair.gap))
-    out["betas"].append(pair.beta)
-    out["weights"].append(pair.weight)
 
 
 def _counted(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], ids: list[int]) -> np.ndarray:

@@ -274,11 +274,6 @@ class Flops:
         """The sum of the parts."""
         return self.layers + self.attention + self.head
 
-    @property
-    def without_attention(self) -> float:
-        """Layers and head: what does not depend on how long a token's segment is."""
-        return self.layers + self.head
-
     def __add__(self, other: "Flops") -> "Flops":
         return Flops(*(getattr(self, part) + getattr(other, part) for part in ("layers", "attention", "head")))
 
