@@ -1,6 +1,6 @@
 """Decode speed of the sampler against transformers' generate: same weights, same prompts, same machine, one run.
 
-    python benchmarks/decode.py [--config=configs/models/qwen2.5-0.5b.json] [--batch=8] [--prompt=64] [--new=64]
+    python benchmarks/decode.py [--student=configs/models/qwen2.5-0.5b.json] [--batch=8] [--prompt=64] [--new=64]
 
 Random float32 weights of a 0.5B student (needs 6 GB of memory). Both continue the same prompts greedily by exactly
 `--new` tokens, in turns, `--runs` times after a warm-up that compiles; the medians count, prefill included. On a GPU
@@ -26,7 +26,7 @@ from cogpo_jax.student.decoding import Sampler
 from cogpo_jax.student.model import ForwardOptions, init_params
 from cogpo_jax.student.weights import to_hf
 
-_CONFIG = flags.DEFINE_string("config", "configs/models/qwen2.5-0.5b.json", "config.json of the student.")
+_CONFIG = flags.DEFINE_string("student", "configs/models/qwen2.5-0.5b.json", "config.json of the student.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Prompts at a time.")
 _PROMPT = flags.DEFINE_integer("prompt", 64, "Tokens of each prompt.")
 _NEW = flags.DEFINE_integer("new", 64, "Tokens of each continuation.")

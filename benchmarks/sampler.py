@@ -1,6 +1,6 @@
 """The sampler on a real mix of lengths: its slots kept full, against static batches and transformers' generate.
 
-    python benchmarks/sampler.py [--config=configs/models/qwen2.5-0.5b.json] [--slots=32] [--static=8] [--runs=1]
+    python benchmarks/sampler.py [--student=configs/models/qwen2.5-0.5b.json] [--slots=32] [--static=8] [--runs=1]
 
 64 prompts with as many tokens as GSM8K's questions have, each continued greedily by exactly as many tokens as its
 reference answer has (64 problems of the training split, drawn by seed 0, Qwen2.5's tokenizer; prompts sorted by length,
@@ -30,7 +30,7 @@ from cogpo_jax.student.decoding import Sampler
 from cogpo_jax.student.model import ForwardOptions, init_params
 from cogpo_jax.student.weights import to_hf
 
-_CONFIG = flags.DEFINE_string("config", "configs/models/qwen2.5-0.5b.json", "config.json of the student.")
+_CONFIG = flags.DEFINE_string("student", "configs/models/qwen2.5-0.5b.json", "config.json of the student.")
 _SLOTS = flags.DEFINE_integer("slots", 32, "Rows decoded at a time.")
 _STATIC = flags.DEFINE_integer("static", 8, "Rows of a static batch.")
 _RUNS = flags.DEFINE_integer("runs", 1, "Timed runs of each; medians count.")

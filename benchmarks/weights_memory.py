@@ -1,6 +1,6 @@
 """Peak anonymous memory and time of importing and exporting a large Hugging Face folder.
 
-    python benchmarks/weights_memory.py --folder=SCRATCH [--config=model_config.json] [--dtype=float32] [--keep]
+    python benchmarks/weights_memory.py --folder=SCRATCH [--student=model_config.json] [--dtype=float32] [--keep]
 
 Writes a folder of random bfloat16 weights (default: the shape of Qwen2.5-1.5B), imports it in `--dtype` and exports it
 again, each in a process of its own, sampling RssAnon of /proc/self/status every 5 ms. Import: peak above the baseline
@@ -28,7 +28,7 @@ from cogpo_jax import cli
 from cogpo_jax.errors import UserError
 
 _FOLDER = flags.DEFINE_string("folder", None, "Scratch folder on a disk with room.")
-_CONFIG = flags.DEFINE_string("config", "configs/models/qwen2.5-1.5b.json", "config.json of the architecture.")
+_CONFIG = flags.DEFINE_string("student", "configs/models/qwen2.5-1.5b.json", "config.json of the architecture.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the parameters are imported as.")
 _KEEP = flags.DEFINE_boolean("keep", False, "Leave the folders there.")
 _PART = flags.DEFINE_enum("part", "all", ["all", "write", "measure"], "Used by the script itself.")
