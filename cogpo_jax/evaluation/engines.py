@@ -15,6 +15,7 @@ from cogpo_jax.text import TextFormat, encode_prompts, load_tokenizer, prompt_te
 from crv.options import PoolOptions
 from crv.pool.base import PoolError, Request, Sampling
 from crv.pool.http import FailedError
+from crv.pool.openai import find_api
 from crv.pool.routing import open_client
 
 
@@ -175,9 +176,8 @@ class PoolEngine:
     async def _check(self, problems: Sequence[Problem], decoding: Decoding) -> None:
         async with _client(self.place) as first:
             if not self.place.model:
-                url = first.caller.urls[0]
-                listed = await first.caller.get(url, "/v1/models") or {}
-                served = [str(model.get("id")) for model in listed.get("data", [])]
+                url = first.caller.servers[0].url
+                served = [str(model.get("id", model.get("name"))) for model in await find_api(first.caller, url)]
                 if len(served) != 1:
                     raise UserError(
                         f"--pool.model: missing: {url} serves {' and '.join(served) or 'no list of models'}"

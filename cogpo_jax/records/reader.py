@@ -261,7 +261,7 @@ def _object_rows(path: Path, text: _Text, split: str, refuse: _Refuse) -> Iterat
     text.at += 1
     first = [held] if text.skip(_SPACE + ",") else _held_rows(path, held, split)
     for number, row in enumerate(first):
-        yield from _as_row(f"{path}[{number}]", row, refuse)
+        yield from _as_row(f"{path}:1" if row is held else f"{path}[{number}]", row, refuse)
     for number in itertools.count(1):
         if not text.skip(_SPACE + ","):
             return

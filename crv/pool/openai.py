@@ -65,7 +65,7 @@ class OpenAIPool(HttpPool):
         """Finds the API below each URL; refuses a server that lists other models; learns the context."""
         contexts = [self.place.context]
         for server in self.caller.servers:
-            listed = await _find_api(self.caller, server.url)
+            listed = await find_api(self.caller, server.url)
             row = check_model(self.caller.clean(server.url), listed, self.model) if listed else {}
             contexts.append(_context(row) or await self._context_of_server(server.url))
         told = [context for context in contexts if context]
@@ -167,7 +167,7 @@ def without_system(messages: tuple[tuple[str, str], ...]) -> tuple[tuple[str, st
     return ((role, f"{system}\n\n{text}"), *rest)
 
 
-async def _find_api(caller: HttpCaller, url: str) -> list[dict[str, Any]]:
+async def find_api(caller: HttpCaller, url: str) -> list[dict[str, Any]]:
     """Finds where below a URL the API is, and tells the caller; the models that it lists (none: no list).
 
     `/v1` is added to a URL without a version in its path, where the API answers there.

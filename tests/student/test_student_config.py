@@ -90,7 +90,7 @@ LLAMA = {  # Llama 3.2 1B
     "max_position_embeddings": 131072,
     "rms_norm_eps": 1e-5,
     "rope_theta": 500000.0,
-    "rope_scaling": LLAMA3,
+    "rope_scaling": dict(LLAMA3),  # transformers writes into what it is given
     "tie_word_embeddings": True,
     "attention_bias": False,
     "mlp_bias": False,

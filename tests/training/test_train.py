@@ -268,7 +268,7 @@ def test_records_that_changed_since_the_run_began_are_refused(tmp_path, run, wri
     data = write_records(tmp_path / "data", first=40)
     run(tmp_path / "run", data=str(data), max_steps=1)
     write_records(tmp_path / "data", first=41)
-    with pytest.raises(UserError, match=r"data: .*: changed since this run began"):
+    with pytest.raises(UserError, match=r"data: .*: its token ids changed since this run began"):
         run(tmp_path / "run", data=str(data), max_steps=2)
 
 
