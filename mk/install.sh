@@ -25,15 +25,16 @@ setting() {  # a setting of pip, wherever it is set; addresses of folders that a
 }
 
 by_uv() {
-  local tools=$top/.venv-uv value
+  local tools=$top/.venv-uv pair name value
   [ -x "$tools/bin/uv" ] || {
     "$folder/bin/python" -m venv "$tools" &&
-      "$tools/bin/python" -m pip install --disable-pip-version-check --quiet uv 2>/dev/null
+      "$tools/bin/python" -m pip install --disable-pip-version-check --quiet -r "$top/requirements/uv.txt" 2>/dev/null
   } || return 1
-  value=$(setting index-url) && [ -z "$value" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$value}
-  value=$(setting extra-index-url) && [ -z "$value" ] || export UV_INDEX=${UV_INDEX:-$value}
-  value=$(setting find-links) && [ -z "$value" ] || export UV_FIND_LINKS=${UV_FIND_LINKS:-$value}
-  value=$(setting cert) && [ -z "$value" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$value}
+  # uv does not read pip's settings: they are handed on, by name, as they are on this machine.
+  for pair in index-url=UV_DEFAULT_INDEX extra-index-url=UV_INDEX find-links=UV_FIND_LINKS cert=SSL_CERT_FILE; do
+    name=${pair#*=} value=$(setting "${pair%%=*}")
+    [ -z "$value" ] || [ -n "${!name:-}" ] || export "$name=$value"
+  done
   "$tools/bin/uv" pip install --quiet --system-certs --index-strategy unsafe-best-match --python "$folder/bin/python" "$@" ||
     { echo "uv did not do it; pip does" >&2; return 1; }
 }

@@ -1,5 +1,6 @@
 """What an agent asks and what a pool answers; and the pool that replays recorded answers."""
 
+import abc
 import hashlib
 import json
 from collections.abc import Mapping
@@ -82,20 +83,20 @@ class Answer:
     seconds: float = 0.0
 
 
-class Pool:
+class Pool(abc.ABC):
     """Answers requests; safe to call concurrently. One without servers overrides `generate` alone."""
 
-    async def start(self) -> None:
+    async def start(self) -> None:  # noqa: B027 - may be left as it is
         """Makes sure that the servers are what the config says; raises UserError or PoolError."""
 
+    @abc.abstractmethod
     async def generate(self, request: Request) -> Answer:
         """Answers one request, or raises PoolError when it cannot (after its own retries)."""
-        raise NotImplementedError
 
-    def stop(self) -> None:
+    def stop(self) -> None:  # noqa: B027 - may be left as it is
         """Sends no further call; those that wait to be sent raise StoppedError, those in flight come back."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - may be left as it is
         """Lets go of connections and processes."""
 
     def statistics(self) -> dict[str, Any]:
