@@ -103,8 +103,8 @@ def test_a_tag_opened_in_another_way_is_there_once(opened: str, response: str, t
 
 @pytest.mark.parametrize("opened", ["<thinking>\n", "[THINK]", "<|begin_of_thought|>\n\n"])
 def test_a_thought_in_other_tags_than_the_prompts_is_refused(opened: str) -> None:
-    for given in (("a", "b", ""), ("", "", "<think>a</think>b")):
-        with pytest.raises(UserError, match=r"the template opens"):
+    for given, field in ((("a", "b", ""), r"text\.response"), (("", "", "<think>a</think>b"), "text")):
+        with pytest.raises(UserError, match=rf"^{field}: .*the template opens"):
             response_text(*given, text_format=CHAT, prompt=opened)
     verbatim = f"{opened.strip()}a"
     assert response_text("", "", verbatim, text_format=CHAT, prompt=opened).strip() == "a"

@@ -24,6 +24,7 @@ from typing import Any
 from cogpo_jax.errors import UserError
 from cogpo_jax.evaluation import driver, sandbox
 from cogpo_jax.evaluation.tasks import LETTERS, Problem
+from cogpo_jax.records.texts import THOUGHT_CLOSES, THOUGHT_OPENS
 from crv.verify import grade
 from crv.verify.certificate import CORRECT, INCORRECT, UNKNOWN, certify, ladder
 from crv.verify.extract import Span, final_spans
@@ -31,14 +32,8 @@ from crv.verify.spelling import spell
 from crv.verify.workers import AlgebraWorkers
 
 VERSION = 2  # of the rules here; with `crv.verify`'s own it says by which rules a folder was graded
-_TAGS = (
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
-    ("◁think▷", "◁/think▷"),
-)
 _LAST_COUNTS = ("several final answers", "more than eight final answers")
+_SOLUTION_TAGS = re.compile(r"<\|(?:begin|end)_of_solution\|>")
 _FENCE = re.compile(r"(\s*)(`{3,}|~{3,})[ \t{.]*([A-Za-z0-9+.#-]*)[^`]*")
 _PYTHON = re.compile(r"py(?:thon)?[\d.]*")
 # A letter that is chosen without the word answer before it: "Option B is correct", "I choose B", "So B."
@@ -127,16 +122,13 @@ class Grader:
 
 def cut_thoughts(response: str) -> tuple[str, str]:
     """(what follows the thoughts, none | closed | broken). Thoughts that were begun in the prompt need only an end."""
-    for opening, closing in _TAGS:
-        opened, closed = response.count(opening), response.count(closing)
-        if closed:
-            solution = response.rpartition(closing)[2].replace("<|begin_of_solution|>", "")
-            good = closed == 1 and opened <= 1 and response.find(opening) < response.find(closing)
-            good = good and opening not in solution
-            return solution.partition(opening)[0].replace("<|end_of_solution|>", ""), "closed" if good else "broken"
-        if opened:
-            return response.partition(opening)[0], "broken"
-    return response, "none"
+    opens, closes = list(THOUGHT_OPENS.finditer(response)), list(THOUGHT_CLOSES.finditer(response))
+    if not closes:
+        return (response[: opens[0].start()], "broken") if opens else (response, "none")
+    end = closes[-1].end()
+    again = next((opening.start() for opening in opens if opening.start() >= end), len(response))
+    good = len(closes) == 1 and len(opens) <= 1 and (not opens or opens[0].start() < closes[0].start())
+    return _SOLUTION_TAGS.sub("", response[end:again]), "closed" if good else "broken"
 
 
 def repeats(text: str, window: int = 2000) -> bool:

@@ -20,7 +20,7 @@ from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import row_shards, sharding
 from cogpo_jax.student import kv_cache
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.student.kv_cache import BLOCK, Cache
+from cogpo_jax.student.kv_cache import Cache
 from cogpo_jax.student.model import ForwardOptions
 from cogpo_jax.student.sampling import GREEDY, Sampling, check_seed, next_tokens, row_keys
 from cogpo_jax.student.weights import to_host
@@ -150,7 +150,7 @@ class _Run:
         self._stops = frozenset(stops)
         self._waiting = collections.deque(_equal_prompts_together(waiting))
         self._slots: list[_Row | None] = [None] * sampler.slots
-        self._most = _blocks(max((len(row.prompt) + row.limit for row in waiting), default=1))
+        self._most = max((len(row.prompt) + row.limit for row in waiting), default=1)
         self._cache: Cache = ()
         self._prefix: _Prefilled | None = None
         self._ready: _Prefilled | None = None
@@ -183,7 +183,7 @@ class _Run:
                 else:
                     self._slots[free[d]] = row
                     slots[d] = free[d] - d * self._per_shard
-            self._make_room(self._ready.cache[0][0].shape[2])
+            self._make_room(kv_cache.size_of(self._ready.cache))
             self._cache = kv_cache.insert(self._cache, self._ready.cache, self._put(slots), self._sampler.options.mesh)
 
     def _halve(self) -> None:
@@ -239,11 +239,13 @@ class _Run:
         start, longest = len(prefix.prompts[0]) if prefix else 0, max(map(len, prompts))
         starts = list(range(start, longest, PREFILL))
         widths = [min(PREFILL, _width(longest - at, _NARROWEST)) for at in starts]
-        size = _width(starts[-1] + widths[-1], BLOCK)
-        if prefix:  # copied: jit gives an unchanged array back as it is, and the layers below take theirs over
-            cache = jax.tree.map(jnp.copy, kv_cache.padded(prefix.cache, size))
-        else:
-            cache = kv_cache.empty_cache(s.config, len(prompts), size, s.options)
+        # Copied: the layers below take theirs over.
+        held = (
+            jax.tree.map(jnp.copy, prefix.cache)
+            if prefix
+            else kv_cache.empty_cache(s.config, len(prompts), 1, s.options)
+        )
+        cache = kv_cache.extended(held, s.config, len(prompts), starts[-1] + widths[-1], s.options)
         layers, hidden = list(cache), None
         for at, width in zip(starts, widths, strict=True):
             tokens = np.zeros((len(prompts), width), np.int32)
@@ -293,9 +295,10 @@ class _Run:
 
     def _make_room(self, needed: int) -> None:
         """A cache of at least `needed` tokens a slot: doubled, so that few sizes are compiled."""
-        have = self._cache[0][0].shape[2]
+        s, have = self._sampler, kv_cache.size_of(self._cache)
         if have < needed:
-            self._cache = kv_cache.padded(self._cache, _blocks(max(needed, min(2 * have, self._most))))
+            room = max(needed, min(2 * have, self._most))
+            self._cache = kv_cache.extended(self._cache, s.config, len(self._slots), room, s.options)
 
     def _put(self, x: np.ndarray) -> Array:
         mesh = self._sampler.options.mesh
@@ -383,7 +386,3 @@ def _width(tokens: int, narrowest: int) -> int:
     """The width of a program for so many tokens: at most a quarter wider, so that few widths are compiled."""
     step = max(narrowest, 1 << max(0, tokens.bit_length() - 3))
     return -(-tokens // step) * step
-
-
-def _blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK) * BLOCK

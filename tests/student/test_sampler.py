@@ -67,6 +67,21 @@ def test_a_stop_token_ends_a_row_and_is_left_out(qwen2: tuple) -> None:
         assert (ours.tokens, ours.finish_reason) == (expected, "stop" if stop in theirs else "length")
 
 
+def test_segments_end_at_the_same_tokens_however_many_there_are() -> None:
+    assert kv_cache.segments(1) == [128]
+    assert kv_cache.segments(512) == [128] * 4
+    assert kv_cache.segments(8000) == [*[128] * 4, 256, 256, 512, 512, 1024, 1024, 2048, 2048]
+    assert kv_cache.segments(8193)[:12] == kv_cache.segments(8000)
+
+
+def test_longer_segments_hold_what_is_written_across_their_ends(qwen2: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config, params, _ = qwen2
+    monkeypatch.setattr(kv_cache, "SEGMENT", 16)  # 16, 16, 16, 16, 32, 32, 64, ...
+    monkeypatch.setattr(decoding, "PREFILL", 32)
+    prompt = prompts((90,))[0]
+    assert sampler_of(config, params).generate([prompt], NEW, [])[0].tokens == transformers_continuation(model, prompt)
+
+
 @pytest.mark.parametrize("smaller", [{"_ROOM": 128}, {"PREFILL": 32}, {"_SHARED": 10**9}])
 def test_rooms_chunks_and_shared_prefixes_leave_no_trace(
     qwen2: tuple, monkeypatch: pytest.MonkeyPatch, smaller: dict[str, int]
@@ -138,9 +153,14 @@ def test_a_repeated_prompt_and_a_shared_prefix_are_computed_once(qwen2: tuple, m
     sampler, sampling = sampler_of(config, params), Sampling(temperature=1.0, top_k=50, top_p=0.9)
     start = prompts((80,))[0]
     samples = [start + tail for tail in prompts((3, 7)) for _ in range(5)]
-    together = sampler.generate(samples, 4, [], sampling)
+    limits = [2, 4, 5, 3, 4, 5, 4, 3, 5, 4]  # more samples than slots: the last is at other steps than its neighbours
+    together = sampler.generate(samples, limits, [], sampling)
     assert fed == [(1, 80), (1, 16), (1, 16)]  # what both begin with, and two tails
-    assert [sampler.generate([prompt], 4, [], sampling, rows=[i])[0] for i, prompt in enumerate(samples)] == together
+    alone = [
+        sampler.generate([prompt], limit, [], sampling, rows=[i])[0]
+        for i, (prompt, limit) in enumerate(zip(samples, limits, strict=True))
+    ]
+    assert alone == together
 
 
 def test_a_seed_draws_the_same_in_any_batch(qwen2: tuple) -> None:
