@@ -25,6 +25,7 @@ from cogpo_jax.student.model import ForwardOptions, Student, graphdef_of
 SEGMENT = 128  # tokens of the first segments of a cache
 LayerCache = tuple[tuple[Array, ...], tuple[Array, ...]]  # keys and values, each in segments [B, K, S, dh]
 Cache = tuple[LayerCache, ...]
+_Running = tuple[Array, Array, Array]  # of an attention: highest score, sum of weights, weighted sum of values
 _AXES = ("rows", "kv_heads", None, None)
 
 
@@ -183,7 +184,7 @@ def attend(
     grouped = q.reshape(rows, length, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
     last_seen = start[:, None] + jnp.arange(length)
 
-    def segment(first: int, key: Array, value: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def segment(first: int, key: Array, value: Array, carry: _Running) -> _Running:
         highest, total, out = carry
         scores = dot("bkgtd,bksd->bkgts", grouped, key) / math.sqrt(head_dim)
         visible = (first + jnp.arange(key.shape[2])) <= last_seen[:, :, None]
@@ -194,7 +195,8 @@ def attend(
         return higher, total * fade + weights.sum(axis=-1), out * fade[..., None] + added
 
     shape = (rows, kv_heads, heads // kv_heads, length)
-    carry, first = (jnp.full(shape, -jnp.inf), jnp.zeros(shape), jnp.zeros((*shape, head_dim))), 0
+    carry: _Running = jnp.full(shape, -jnp.inf), jnp.zeros(shape), jnp.zeros((*shape, head_dim))
+    first = 0
     for key, value in zip(keys, values, strict=True):
         read = functools.partial(segment, first, key, value)
         carry = jax.lax.cond(first < bound, read, lambda carry: carry, carry) if first else read(carry)
