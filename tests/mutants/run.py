@@ -73,12 +73,12 @@ def _pytest(folder: str, tests: list[str], output: str) -> None:
     sys.exit(int(pytest.main(["-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests])))
 
 
-def run_tests(folder: Path, tests: list[str]) -> tuple[int | None, str]:
-    """(exit code of pytest, what it printed); None where it took more than a quarter of an hour."""
+def run_tests(folder: Path, tests: list[str], seconds: float) -> tuple[int | None, str]:
+    """(exit code of pytest, what it printed); None where it took longer than so many seconds."""
     output = folder / ".pytest-output"
     process = FORKS.Process(target=_pytest, args=(str(folder), tests, str(output)))
     process.start()
-    process.join(900)
+    process.join(seconds)
     if process.is_alive():
         process.kill()
         process.join()
@@ -112,7 +112,7 @@ def main() -> int:
                 path = folder / file
                 whole = path.read_text(encoding="utf-8")
                 path.write_text(whole.replace(old, new), encoding="utf-8")
-                code, _ = run_tests(folder, [test])
+                code, _ = run_tests(folder, [test], 900)
                 path.write_text(whole, encoding="utf-8")
                 if code == 1:
                     print(f"killed: {title}", flush=True)
@@ -123,9 +123,10 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         copy_tree(Path(name))
-        code, output = run_tests(Path(name), sorted({m[4] for m in chosen}))
-        if code:
-            print(output[-3000:], "the tests fail on the untouched tree", sep="\n")
+        tests = sorted({m[4] for m in chosen})
+        code, output = run_tests(Path(name), tests, 900 + 60 * len(tests))
+        if code != 0:
+            print(output[-3000:], f"the tests fail on the untouched tree (pytest exit code {code})", sep="\n")
             return 1
     print(f"{len(chosen)} mutants; the tests pass on the untouched tree", flush=True)
     threads = [threading.Thread(target=work) for _ in range(options.jobs)]
