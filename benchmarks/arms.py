@@ -14,7 +14,7 @@ CRV runs as it is, on a recorded pool that is written here. What is finished is 
 """
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import re
 import sys
@@ -84,12 +84,7 @@ def answer_of(text: str) -> str:
 
 def config_of(name: str) -> Any:
     """A shipped config."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+    return importlib.import_module(f"cogpo_jax.configs.{name}").get_config()
 
 
 def crv_config(bench: Bench) -> Any:

@@ -1,14 +1,11 @@
 """A run against unsteady_server.py that can be killed: python chaos_run.py WORKDIR PROBLEMS URL LOG."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
+from cogpo_jax.configs import crv_recorded
 from crv.driver import run
 from crv.options import Options
 from crv.pool.routing import RoutedPool
-
-ROOT = Path(__file__).parents[2]
 
 
 class LoggedPools(RoutedPool):
@@ -24,10 +21,7 @@ class LoggedPools(RoutedPool):
 
 
 def options(problems, url, limit=0):
-    spec = importlib.util.spec_from_file_location("crv_recorded", ROOT / "configs" / "crv_recorded.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = crv_recorded.get_config()
     config.input, config.heldout, config.limit = str(problems), 0.1, limit
     config.pool.kind, config.pool.url, config.pool.model = "openai", url, "synthetic"
     config.pool.timeout, config.pool.retries, config.pool.concurrency = 1.0, 50, 64

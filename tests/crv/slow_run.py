@@ -1,12 +1,12 @@
 """A run that can be killed: python slow_run.py WORKDIR SECONDS LOG; each call is noted in LOG at its start."""
 
 import asyncio
-import importlib.util
 import os
 import random
 import sys
 from pathlib import Path
 
+from cogpo_jax.configs import crv_recorded
 from crv.driver import run
 from crv.options import Options
 from crv.pool.base import RecordedPool
@@ -29,10 +29,7 @@ class SlowPool(RecordedPool):
 
 
 def options(limit=40):
-    spec = importlib.util.spec_from_file_location("crv_recorded", ROOT / "configs" / "crv_recorded.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = crv_recorded.get_config()
     config.limit, config.heldout = limit, 8.0
     return Options.from_config(config)
 

@@ -1,13 +1,13 @@
 """A problem's way: each branch of the loop, and what it leaves behind."""
 
 import asyncio
-import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cogpo_jax.configs import crv_recorded
 from crv.agents import Agents, UnusableError, read_answer
 from crv.loop import run_problem
 from crv.options import Options, SolverOptions, VerifierOptions
@@ -23,10 +23,7 @@ from scripted import ScriptedPool, label  # noqa: E402
 
 
 def _config():
-    spec = importlib.util.spec_from_file_location("crv_recorded", HERE.parents[1] / "configs" / "crv_recorded.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+    return crv_recorded.get_config()
 
 
 OPTIONS = Options.from_config(_config())

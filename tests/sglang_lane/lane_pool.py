@@ -23,6 +23,7 @@ from crv_prefix_cache import measure  # noqa: E402
 from scripted_sglang import ScriptedSglangPool  # noqa: E402
 from slow_run import options as recorded_options  # noqa: E402
 
+from cogpo_jax.configs import crv_recorded  # noqa: E402
 from cogpo_jax.errors import UserError  # noqa: E402
 from cogpo_jax.records import read_groups  # noqa: E402
 from crv.agents import LABELS, Agents, read_answer  # noqa: E402
@@ -194,12 +195,7 @@ def test_the_prefix_cache_serves_what_is_shareable(url, model):
 
 
 def recorded_config():
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("crv_recorded", ROOT / "configs" / "crv_recorded.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+    return crv_recorded.get_config()
 
 
 def test_the_workers_themselves_without_the_router(pool_folder, model, tmp_path):

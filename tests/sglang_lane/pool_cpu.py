@@ -3,18 +3,16 @@
 The environment variables LANE_PYTHON and LANE_MODEL give the lane's interpreter and the model's folder.
 """
 
-import importlib.util
 import os
 from pathlib import Path
+
+from cogpo_jax.configs import serve_pool
 
 HERE = Path(__file__).parent
 
 
 def get_config():
-    spec = importlib.util.spec_from_file_location("serve_pool", HERE.parents[1] / "configs" / "serve_pool.py")
-    base = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(base)
-    c = base.get_config()
+    c = serve_pool.get_config()
     python = os.environ["LANE_PYTHON"]
     c.model, c.served_name = os.environ["LANE_MODEL"], "student"
     c.workers, c.gpus_per_worker, c.port = 2, 0, 30100

@@ -1,7 +1,6 @@
 """launch/compile_check.py's bad input, and its programs and verdicts without the TPU compiler."""
 
 import dataclasses
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax
 import pytest
 from jax.errors import JaxRuntimeError
 
+from cogpo_jax.configs import cogpo_tpu
 from cogpo_jax.errors import UserError
 from cogpo_jax.sharding import make_mesh
 from cogpo_jax.tpu import check, programs, topology
@@ -19,10 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def shipped(size):
-    spec = importlib.util.spec_from_file_location("cogpo_tpu", ROOT / "configs" / "cogpo_tpu.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(size)
+    return cogpo_tpu.get_config(size)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Tiny runs of the real trainer: records, a tokenizer, students of two layers, and programs compiled once a session."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from cogpo_jax.configs import tiny_cpu
 from cogpo_jax.records import Group, Pair, Response, SftExample, write_data
 from cogpo_jax.sharding import make_mesh
 from cogpo_jax.text import train_tokenizer
@@ -90,12 +90,9 @@ def models(tmp_path_factory):
 @pytest.fixture
 def make_config(records, tokenizer_folder, models):
     """make_config(**{"rows.length": 64}): configs/tiny_cpu.py for the tiny records, with these fields."""
-    spec = importlib.util.spec_from_file_location("tiny_cpu", ROOT / "configs" / "tiny_cpu.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def make(**fields):
-        config = module.get_config()
+        config = tiny_cpu.get_config()
         fields = {
             "data": str(records),
             "tokenizer": str(tokenizer_folder),
