@@ -25,6 +25,7 @@ from crv.verify.arithmetic import (
     Node,
     UndecidedError,
     apart,
+    degree,
     exact,
     infinite,
     substitute,
@@ -303,6 +304,7 @@ class Numeric:
 
 def _roots(node: Node, name: str, point: Mapping[str, Fraction]) -> tuple[list[Any], Callable[[Any], int]]:
     """The real zeros in `name` of a polynomial (found by interpolation), the other letters fixed, and its sign."""
+    bound = degree(node, name)
     if _plain_log(node):
         raise UndecidedError("log")
     with mp.workdps(_HIGH):
@@ -322,7 +324,7 @@ def _roots(node: Node, name: str, point: Mapping[str, Fraction]) -> tuple[list[A
         tiny = mp.mpf(10) ** -40
         powers = mp.matrix([[mp.mpf(x) ** k for k in range(5)] for x in range(5)])
         coefficients = list(mp.lu_solve(powers, mp.matrix([at(x) for x in range(5)])))
-        for x in (mp.mpf(-7) / 3, mp.mpf(17), mp.mpf(-101)):
+        for x in (mp.mpf(-7) / 3, *map(mp.mpf, range(-1, 4 - bound, -1))):
             if abs(mp.polyval(coefficients[::-1], x) - at(x)) > tiny * (1 + abs(at(x))):
                 raise UndecidedError("no polynomial")
         while len(coefficients) > 1 and abs(coefficients[-1]) < tiny**1.5:

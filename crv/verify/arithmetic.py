@@ -117,6 +117,28 @@ def exact(node: Node, env: Mapping[str, Fraction] | None = None) -> Fraction:
     raise UndecidedError(op)
 
 
+def degree(node: Node, name: str) -> int:
+    """At least the degree of a node that is written as a polynomial in `name`; raises UndecidedError for another one.
+
+    A polynomial of this degree is known by its values at one point more. Values alone prove nothing: |x + 200| agrees
+    with x + 200 wherever x > -200.
+    """
+    if name not in node.symbols():
+        return 0
+    if node.op == "symbol":
+        return 1
+    if node.op in {"add", "neg", "percent"}:
+        return max(degree(arg, name) for arg in node.args)
+    if node.op == "mul":
+        return sum(degree(arg, name) for arg in node.args)
+    if node.op == "div" and name not in node.args[1].symbols():
+        return degree(node.args[0], name)
+    power = node.args[1].value if node.op == "pow" and node.args[1].op == "number" else None
+    if isinstance(power, Fraction) and power.denominator == 1 and 0 <= power <= 20:
+        return degree(node.args[0], name) * int(power)
+    raise UndecidedError("no polynomial")
+
+
 def infinite(node: Node) -> float:
     """1.0 or -1.0 for plus or minus infinity, else 0.0."""
     if node.op == "neg":
@@ -142,9 +164,10 @@ class Exact:
 
     def roots(self, node: Node, name: str) -> tuple[list[Any], Callable[[Any], int]]:
         """Where a linear node is zero, and its sign as a function of `name`."""
-        y = [exact(node, {name: Fraction(x)}) for x in (0, 1, 2, 5)]
+        points = range(max(2, degree(node, name) + 1))
+        y = [exact(node, {name: Fraction(x)}) for x in points]
         slope = y[1] - y[0]
-        if not slope or y[2] - y[0] != 2 * slope or y[3] - y[0] != 5 * slope:
+        if not slope or any(y[x] - y[0] != x * slope for x in points):
             raise UndecidedError("not linear")
         root = -y[0] / slope
         return [root], lambda x: (x > root) - (x < root) if slope > 0 else (x < root) - (x > root)

@@ -15,7 +15,7 @@ from crv.verify.arithmetic import DIFFERENT, SAME, UNKNOWN, Arithmetic, Exact, N
 from crv.verify.latex import parse
 from crv.verify.spelling import UnreadableError, join_thousands, spell
 
-VERSION = 2  # of the rules: stored with every verdict, raised when a rule changes
+VERSION = 3  # of the rules: stored with every verdict, raised when a rule changes
 MAX_LENGTH = 400  # characters of an answer; longer ones are prose
 
 

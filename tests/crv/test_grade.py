@@ -137,6 +137,76 @@ def test_responses_are_graded_in_order_by_letter_or_by_the_text_of_the_choice():
     assert verdicts == ["correct", "correct", "incorrect", "correct", "correct", "unknown", "incorrect"]
 
 
+SAME = [
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)"),
+    (r"\langle 1,2\rangle", "(1,2)"),
+    (r"\begin{pmatrix}1&0\\0&2\end{pmatrix}\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\4\end{pmatrix}"),
+    (r"x\in\mathbb{R}", r"(-\infty,\infty)"),
+    (r"\binom{5}{2}", "10"),
+    (r"\lfloor 3.7\rfloor + \lceil 3.2\rceil", "7"),
+    (r"\vec{a}", r"\vec a"),
+    ("2y=4x+2", "y=2x+1"),
+    ("y>2x-1", "2x-y<1"),
+    ("1:2:3", "2:4:6"),
+    (r"\{x\mid x>1\}", r"(1,\infty)"),
+    (r"x<1\text{ or }x>3", r"(-\infty,1)\cup(3,\infty)"),
+    (r"x\in(1,3)", "1<x<3"),
+    ("x^2<4", "(-2,2)"),
+    (r"x=2\text{ or }x=-2", "x^2=4"),
+    ("x=1,y=2", "y=2,x=1"),
+    (r"\sin^{-1}(1)", r"\frac{\pi}{2}"),
+    (r"\sqrt[3]{27}", "3"),
+    (r"\log_2 8", "3"),
+    ("(1+i)^2", "2i"),
+    (r"5\text{ cm}", "50 mm"),
+]
+DIFFERENT = [
+    (r"\langle 1,2\rangle", r"\langle 1,3\rangle"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2&3\end{pmatrix}"),
+    (r"\mathbb{R}", r"(0,\infty)"),
+    ("y=2x+2", "y=2x+1"),
+    ("x>y", "x<y"),
+    ("1:2:3", "1:2:4"),
+    ("x^2<4", "(-2,3)"),
+    ("x(x-1)(x-2)(x-5)+x<3", "x<3"),  # the same line at 0, 1, 2 and 5
+    ("x=1,y=2", "x=1,y=3"),
+    (r"x\le 3", "x<3"),
+    (r"\sqrt[4]{16}", "3"),
+]
+UNDECIDED = [
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,3)"),  # a point and a column
+    ("2x-y<1", r"2x-y\le 1"),
+    ("x=1,y=2", "a=1,b=2"),
+    (r"x<1\text{ and }x>3", "3"),  # nobody states an empty set
+    ("(3,1)", "1<x<3"),
+    ("129_{8}", "5"),  # no number in base 8
+    ("12_{37}", "5"),
+    (r"\frac{1}{0}", "3"),
+    (r"\infty+1", "3"),
+    (r"\begin{cases}1\end{cases}", "1"),
+    ("(1,2,3)", "(1,2)"),
+    ("|x|<2", "(-2,2)"),  # on one side of 0 it is x < 2
+    (r"|x+200|\le 2", r"x\le -198"),
+    (r"\lfloor x\rfloor\le 3", r"x\le 3"),  # equal at whole numbers
+    ("x(x-1)(x-2)(x-3)(x-4)(3x+7)(x-17)(x+101)+x<3", "x<3"),
+    (r"\sqrt{(x+200)^2}<5", "x<-195"),
+]
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        (a, b, verdict)
+        for verdict, pairs in ((grade.SAME, SAME), (grade.DIFFERENT, DIFFERENT), (grade.UNKNOWN, UNDECIDED))
+        for a, b in pairs
+    ],
+)
+def test_kinds_of_answers(gold, answer, verdict):
+    for first, second in ((gold, answer), (answer, gold)):
+        found = grade.compare(first, second)
+        assert (algebra.compare(first, second) if found[1] == "algebra" else found)[0] == verdict, found
+
+
 @pytest.mark.parametrize(
     "answer",
     ["10^{10^{10}}", "9^{9^{9^9}}", "(((99!)!)!)!", "\\sin(10^{10^{10}})", "1e999999999", "2^{2^{2^{2^{2^{2^2}}}}}-1"],

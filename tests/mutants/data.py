@@ -5,6 +5,13 @@ _READ = "tests/records/test_reader.py"
 
 MUTANTS = [
     (
+        "an error of the thread that makes batches is lost",
+        "cogpo_jax/data/batches.py",
+        "if error is not None:",
+        "if False:",
+        "tests/data/test_batches.py::test_an_error_is_raised_where_its_item_is_due",
+    ),
+    (
         "a tie has a winner",
         "cogpo_jax/records/general.py",
         "return marks.index(said) if said in marks else None",

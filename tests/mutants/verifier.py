@@ -9,6 +9,13 @@ APART = f"{PAIRS}::test_what_is_apart_at_every_point_is_proved_to_differ"
 
 MUTANTS = [
     (
+        "what agrees with a line at some points is a line",
+        f"{V}/arithmetic.py",
+        'if node.op in {"add", "neg", "percent"}:',
+        'if node.op in {"add", "neg", "percent", "abs", "floor"}:',
+        "tests/crv/test_grade.py::test_kinds_of_answers",
+    ),
+    (
         "a tuple is a set",
         f"{V}/equal.py",
         'if pair <= {"list", "set", "value"}:',
