@@ -123,7 +123,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def serve() -> None:
+def serve() -> None:  # pragma: no cover (in a process of its own, which is killed)
     """Serves comparisons until end of input, under the limits of the command line."""
     limit, seconds = int(sys.argv[1]) << 20, float(sys.argv[2])
     out = os.fdopen(os.dup(1), "w")

@@ -159,6 +159,13 @@ SAME = [
     (r"\log_2 8", "3"),
     ("(1+i)^2", "2i"),
     (r"5\text{ cm}", "50 mm"),
+    ("f(x)=2x", "f(t)=2t"),
+    (r"\begin{pmatrix}1\\2\\\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    ("[(1,2)]", "(1,2)"),
+    ("1:2", "0.5"),
+    (r"\{\}", r"\emptyset"),
+    (r"x\in\{1\}", "1"),
+    (r"x=1\text{ and }y=2", "(1,2)"),
 ]
 DIFFERENT = [
     (r"\langle 1,2\rangle", r"\langle 1,3\rangle"),
@@ -185,6 +192,15 @@ UNDECIDED = [
     (r"\infty+1", "3"),
     (r"\begin{cases}1\end{cases}", "1"),
     ("(1,2,3)", "(1,2)"),
+    (r"\{(1,2)\}", "(1,2)"),
+    (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    ("f(x)=2x", "g(x)=3x"),
+    ("a=b=c", "a=b"),
+    ("x<y<3", "3"),
+    (r"1<x\ne3", "3"),
+    (r"x>1\text{ or }y<2", "3"),
+    ("1:2", "1:2:3"),
+    ("2:1", "0.5"),
     ("|x|<2", "(-2,2)"),  # on one side of 0 it is x < 2
     (r"|x+200|\le 2", r"x\le -198"),
     (r"\lfloor x\rfloor\le 3", r"x\le 3"),  # equal at whole numbers
