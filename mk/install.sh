@@ -25,15 +25,16 @@ setting() {  # a setting of pip, wherever it is set; addresses of folders that a
 }
 
 by_uv() {
-  local tools=$top/.venv-uv pair name value
+  local tools=$top/.venv-uv name value variable
   [ -x "$tools/bin/uv" ] || {
     "$folder/bin/python" -m venv "$tools" &&
       "$tools/bin/python" -m pip install --disable-pip-version-check --quiet -r "$top/requirements/uv.txt" 2>/dev/null
   } || return 1
-  # uv does not read pip's settings: they are handed on, by name, as they are on this machine.
-  for pair in index-url=UV_DEFAULT_INDEX extra-index-url=UV_INDEX find-links=UV_FIND_LINKS cert=SSL_CERT_FILE; do
-    name=${pair#*=} value=$(setting "${pair%%=*}")
-    [ -z "$value" ] || [ -n "${!name:-}" ] || export "$name=$value"
+  # uv does not read pip's settings: each is handed on by the name that uv has for it, as it is on this machine.
+  for name in $("$folder/bin/python" -m pip config list 2>/dev/null | sed -nE 's/^[a-z:]+[.]([a-z-]+)=.*/\1/p' | sort -u); do
+    variable=UV_$(tr a-z- A-Z_ <<<"$name") value=$(setting "$name")
+    [ "$name" != cert ] || variable=SSL_CERT_FILE
+    [ -z "$value" ] || [ -n "${!variable:-}" ] || export "$variable=$value"
   done
   "$tools/bin/uv" pip install --quiet --system-certs --index-strategy unsafe-best-match --python "$folder/bin/python" "$@" ||
     { echo "uv did not do it; pip does" >&2; return 1; }

@@ -31,7 +31,7 @@ from crv.verify.extract import Span, final_spans
 from crv.verify.spelling import spell
 from crv.verify.workers import AlgebraWorkers
 
-VERSION = 2  # of the rules here; with `crv.verify`'s own it says by which rules a folder was graded
+VERSION = 3  # of the rules here; with `crv.verify`'s own it says by which rules a folder was graded
 _LAST_COUNTS = ("several final answers", "more than eight final answers")
 _SOLUTION_TAGS = re.compile(r"<\|(?:begin|end)_of_solution\|>")
 _FENCE = re.compile(r"(\s*)(`{3,}|~{3,})[ \t{.]*([A-Za-z0-9+.#-]*)[^`]*")

@@ -239,13 +239,11 @@ class _Run:
         start, longest = len(prefix.prompts[0]) if prefix else 0, max(map(len, prompts))
         starts = list(range(start, longest, PREFILL))
         widths = [min(PREFILL, _width(longest - at, _NARROWEST)) for at in starts]
-        # Copied: the layers below take theirs over.
-        held = (
-            jax.tree.map(jnp.copy, prefix.cache)
-            if prefix
-            else kv_cache.empty_cache(s.config, len(prompts), 1, s.options)
-        )
-        cache = kv_cache.extended(held, s.config, len(prompts), starts[-1] + widths[-1], s.options)
+        shape = s.config, len(prompts), starts[-1] + widths[-1], s.options
+        if prefix:  # copied: the layers below take theirs over
+            cache = kv_cache.extended(jax.tree.map(jnp.copy, prefix.cache), *shape)
+        else:
+            cache = kv_cache.empty_cache(*shape)
         layers, hidden = list(cache), None
         for at, width in zip(starts, widths, strict=True):
             tokens = np.zeros((len(prompts), width), np.int32)

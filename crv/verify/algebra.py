@@ -304,27 +304,24 @@ class Numeric:
 
 def _roots(node: Node, name: str, point: Mapping[str, Fraction]) -> tuple[list[Any], Callable[[Any], int]]:
     """The real zeros in `name` of a polynomial (found by interpolation), the other letters fixed, and its sign."""
-    bound = degree(node, name)
     if _plain_log(node):
         raise UndecidedError("log")
     with mp.workdps(_HIGH):
-        fixed = {k: mp.mpf(v.numerator) / v.denominator for k, v in point.items()}
 
         def at(x: Any) -> Any:
             with mp.workdps(_HIGH):
-                evaluation = _Evaluation({**fixed, name: mp.mpf(x)})
                 try:
-                    value = evaluation(node)
+                    value, way = _evaluate(node, {**point, name: mp.mpf(x)})
                 except UndefinedError:
                     raise UndecidedError("no polynomial") from None
-                if evaluation.complex:
+                if way.complex:
                     raise UndecidedError("complex")
                 return value
 
         tiny = mp.mpf(10) ** -40
         powers = mp.matrix([[mp.mpf(x) ** k for k in range(5)] for x in range(5)])
         coefficients = list(mp.lu_solve(powers, mp.matrix([at(x) for x in range(5)])))
-        for x in (mp.mpf(-7) / 3, *map(mp.mpf, range(-1, 4 - bound, -1))):
+        for x in (mp.mpf(-7) / 3, *map(mp.mpf, range(-1, 4 - degree(node, name), -1))):
             if abs(mp.polyval(coefficients[::-1], x) - at(x)) > tiny * (1 + abs(at(x))):
                 raise UndecidedError("no polynomial")
         while len(coefficients) > 1 and abs(coefficients[-1]) < tiny**1.5:
@@ -348,17 +345,14 @@ def _misses(a: Node, b: Node) -> bool:
                 zeros, _ = _roots(a, name, point)
             except UndecidedError:
                 break
-            with mp.workdps(_HIGH):
-                fixed = {k: mp.mpf(v.numerator) / v.denominator for k, v in point.items()}
-                for zero in [z for z in zeros if z > 0 or len(names) == 1]:
-                    evaluation = _Evaluation({**fixed, name: zero})
-                    try:
-                        residue = evaluation(b)
-                    except UndefinedError:
-                        return False
-                    if evaluation.complex or abs(residue) < mp.mpf(10) ** -20 * (1 + abs(zero)):
-                        return False
-                    found += 1
+            for zero in [z for z in zeros if z > 0 or len(names) == 1]:
+                try:
+                    residue, way = _evaluate(b, {**point, name: zero})
+                except UndefinedError:
+                    return False
+                if way.complex or abs(residue) < mp.mpf(10) ** -20 * (1 + abs(zero)):
+                    return False
+                found += 1
         if found >= 3 or (len(names) == 1 and found):
             return True
     return False

@@ -118,25 +118,26 @@ def exact(node: Node, env: Mapping[str, Fraction] | None = None) -> Fraction:
 
 
 def degree(node: Node, name: str) -> int:
-    """At least the degree of a node that is written as a polynomial in `name`; raises UndecidedError for another one.
+    """At least the degree of a node that is written as a polynomial in `name`; UndecidedError for others, and above 20.
 
     A polynomial of this degree is known by its values at one point more. Values alone prove nothing: |x + 200| agrees
     with x + 200 wherever x > -200.
     """
-    if name not in node.symbols():
-        return 0
-    if node.op == "symbol":
-        return 1
-    if node.op in {"add", "neg", "percent"}:
-        return max(degree(arg, name) for arg in node.args)
-    if node.op == "mul":
-        return sum(degree(arg, name) for arg in node.args)
-    if node.op == "div" and name not in node.args[1].symbols():
-        return degree(node.args[0], name)
+    found = None
     power = node.args[1].value if node.op == "pow" and node.args[1].op == "number" else None
-    if isinstance(power, Fraction) and power.denominator == 1 and 0 <= power <= 20:
-        return degree(node.args[0], name) * int(power)
-    raise UndecidedError("no polynomial")
+    if node.op == "symbol" or name not in node.symbols():
+        found = int(name in node.symbols())
+    elif node.op in {"add", "neg", "percent"}:
+        found = max(degree(arg, name) for arg in node.args)
+    elif node.op == "mul":
+        found = sum(degree(arg, name) for arg in node.args)
+    elif node.op == "div" and name not in node.args[1].symbols():
+        found = degree(node.args[0], name)
+    elif isinstance(power, Fraction) and power.denominator == 1 and power >= 0:
+        found = degree(node.args[0], name) * int(power)
+    if found is None or found > 20:
+        raise UndecidedError("no polynomial of a usual degree")
+    return found
 
 
 def infinite(node: Node) -> float:

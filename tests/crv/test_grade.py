@@ -206,6 +206,7 @@ UNDECIDED = [
     (r"\lfloor x\rfloor\le 3", r"x\le 3"),  # equal at whole numbers
     ("x(x-1)(x-2)(x-3)(x-4)(3x+7)(x-17)(x+101)+x<3", "x<3"),
     (r"\sqrt{(x+200)^2}<5", "x<-195"),
+    (r"((x^{20})^{20})^{20}+x<3", "x<3"),  # would take 8,001 points
 ]
 
 

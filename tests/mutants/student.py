@@ -4,6 +4,20 @@ _S, _T = "cogpo_jax/student", "tests/student"
 
 MUTANTS = [
     (
+        "what crosses a segment's end is lost",
+        f"{_S}/kv_cache.py",
+        "index = first + at[:, None]",
+        "index = at[:, None]",
+        f"{_T}/test_sampler.py::test_longer_segments_hold_what_is_written_across_their_ends",
+    ),
+    (
+        "a segment is not read for its first token",
+        f"{_S}/kv_cache.py",
+        "jax.lax.cond(first < bound,",
+        "jax.lax.cond(first + 1 < bound,",
+        f"{_T}/test_sampler.py::test_attention_over_segments_is_plain_attention",
+    ),
+    (
         "a row's end is not seen: its slot decodes on",
         f"{_S}/decoding.py",
         "& (slots.made + 1 < slots.limit)",

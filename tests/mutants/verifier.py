@@ -11,8 +11,15 @@ MUTANTS = [
     (
         "what agrees with a line at some points is a line",
         f"{V}/arithmetic.py",
-        'if node.op in {"add", "neg", "percent"}:',
-        'if node.op in {"add", "neg", "percent", "abs", "floor"}:',
+        'elif node.op in {"add", "neg", "percent"}:',
+        'elif node.op in {"add", "neg", "percent", "abs", "floor"}:',
+        "tests/crv/test_grade.py::test_kinds_of_answers",
+    ),
+    (
+        "a line is known by three points, whatever is written",
+        f"{V}/arithmetic.py",
+        "points = range(max(2, degree(node, name) + 1))",
+        "points = range(3 + 0 * degree(node, name))",
         "tests/crv/test_grade.py::test_kinds_of_answers",
     ),
     (

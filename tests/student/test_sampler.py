@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -80,6 +81,23 @@ def test_longer_segments_hold_what_is_written_across_their_ends(qwen2: tuple, mo
     monkeypatch.setattr(decoding, "PREFILL", 32)
     prompt = prompts((90,))[0]
     assert sampler_of(config, params).generate([prompt], NEW, [])[0].tokens == transformers_continuation(model, prompt)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_attention_over_segments_is_plain_attention(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr(kv_cache, "SEGMENT", 4)
+    rng, lengths = np.random.default_rng(0), kv_cache.segments(30)
+    q, k, v = (jnp.asarray(rng.normal(size=(1, 30, heads, 8)), jnp.float32) for heads in (4, 2, 2))
+    cache: Any = tuple(tuple(jnp.zeros((1, 2, n, 8)) for n in lengths) for _ in range(2))
+    keys, values = (jnp.repeat(x, 2, axis=2) for x in (k, v))
+    scores = jnp.einsum("bthd,bshd->bhts", q, keys) / 8**0.5
+    weights = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((30, 30), bool)), scores, -jnp.inf), axis=-1)
+    plain = jnp.einsum("bhts,bshd->bthd", weights, values)
+    attend = jax.jit(kv_cache.attend)
+    for at in range(0, 30, width):
+        part, bound = slice(at, at + width), jnp.int32(at + width)
+        found, cache = attend(q[:, part], k[:, part], v[:, part], cache, jnp.array([at]), bound)
+        np.testing.assert_allclose(found, plain[:, part], atol=1e-5)
 
 
 @pytest.mark.parametrize("smaller", [{"_ROOM": 128}, {"PREFILL": 32}, {"_SHARED": 10**9}])
