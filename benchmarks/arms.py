@@ -93,6 +93,7 @@ def crv_config(bench: Bench) -> Any:
     config.input = str(bench.folder / "problems.jsonl")
     config.pool.recordings = str(bench.folder / "recordings.jsonl")
     config.heldout = 0.0
+    config.max_rounds = config.corrupter.attempts = 1  # the rules have one text of each kind to say
     return config
 
 
@@ -133,8 +134,11 @@ def make_data(bench: Bench) -> None:
 
     write_crv_files(bench)
     summary = run(Options.from_config(crv_config(bench)), bench.folder / "crv")
-    if summary["problems"].get("dropped"):
-        raise UserError(f"CRV dropped {summary['drops']}: these texts should all pass")
+    count, dropped = len(bench.problems["train"]), summary["problems"].get("dropped", 0)
+    if dropped:  # a person's solution may speak of "the answer of the first problem"
+        say(f"CRV dropped {dropped} of {count}: {summary['drops']}")
+    if dropped > count / 20:
+        raise UserError(f"CRV dropped {dropped} of {count}: these texts should nearly all pass")
     rows = (
         SftExample(
             f"problem-{i}", "", item.problem, "", "", item.texts[original_kind(i)], item.answer, "", "as it came"

@@ -1,14 +1,19 @@
-"""The GPU's attention and cuDNN's against XLA's, forward and gradient, on packed rows of 2,048 to 8,192 tokens.
+"""The GPU's attention against XLA's, cuDNN's and jax's own kernel, on packed rows of 2,048 to 8,192 tokens.
 
-    python benchmarks/gpu_attention.py --output=attention.json [--tiny]
+    python benchmarks/gpu_attention.py --output=attention.json [--tune] [--tiny]
 
-Segments as in real packing (log-normal lengths). For each case: largest difference to the exact result (XLA in float32)
-of each back end in bfloat16, milliseconds of each, forward and forward with gradient, and TFLOP/s by what the segments
-need. The file is rewritten after each case. `--tiny`, for a CPU: small shapes, the kernel interpreted.
+Segments as in real packing (log-normal lengths). For each case: the distance |x - exact| / |exact| of each back end's
+result and gradients in bfloat16 to the exact ones (XLA in float32), milliseconds, forward and forward with gradient,
+and TFLOP/s by what the segments need. `flash float32` is our kernel in float32. cuDNN gets the segments as a mask,
+jax's `mha` gets the key heads repeated: neither skips other segments. The file is rewritten after each case. `--tune`:
+times other blocks too. `--tiny`, for a CPU: small shapes, the kernel interpreted.
 """
 
+import dataclasses
 import functools
 import json
+import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +26,17 @@ from absl import flags
 
 from cogpo_jax import cli
 from cogpo_jax.atomic import write_json
-from cogpo_jax.student.attention import blockwise_attention, cudnn_attention, gpu_attention
+from cogpo_jax.student.attention import blockwise_attention
+from cogpo_jax.student.flash import BFLOAT16, Tile, flash_attention
 
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", required=True)
+TUNE = flags.DEFINE_bool("tune", False, "Times other blocks too.")
 TINY = flags.DEFINE_bool("tiny", False, "A rehearsal without a GPU.")
+
+# Queries, keys, warps, stages of blocks to try: of the forward kernel, and of the gradients'.
+FORWARD = [(128, 64, 4, 3), (128, 64, 8, 2), (128, 128, 8, 2), (128, 32, 4, 3), (64, 64, 4, 3), (64, 128, 4, 2)]
+QUERIES = [(128, 32, 8, 2), (128, 32, 4, 3), (64, 64, 4, 2), (64, 64, 8, 2), (128, 64, 8, 3), (128, 64, 4, 2)]
+KEYS = [(32, 128, 4, 3), (32, 128, 8, 2), (64, 64, 4, 2), (32, 64, 4, 2), (64, 128, 8, 3), (64, 128, 4, 2)]
 
 
 def packed(rows: int, length: int, seed: int) -> tuple[np.ndarray, list[int]]:
@@ -53,35 +65,71 @@ def milliseconds(f: Callable[..., Any], *arrays: Any) -> float:
     return 1e3 * sorted(times)[3]
 
 
-def case(rows: int, length: int, heads: int, kv_heads: int, head_dim: int) -> dict[str, Any]:
+def cudnn(q: Any, k: Any, v: Any, segment_ids: Any, positions: Any) -> Any:
+    """cuDNN through jax.nn, the segments as a mask [B, 1, T, T]."""
+    order = jnp.arange(q.shape[1])
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    visible = same & (order[:, None] >= order[None, :])
+    return jax.nn.dot_product_attention(q, k, v, mask=visible[:, None], implementation="cudnn")
+
+
+def mha(q: Any, k: Any, v: Any, segment_ids: Any, positions: Any) -> Any:
+    """jax's Pallas Triton kernel (deprecated)."""
+    from jax.experimental.pallas.ops.gpu.attention import mha
+
+    groups, scale = q.shape[2] // k.shape[2], 1 / math.sqrt(q.shape[-1])
+    k, v = jnp.repeat(k, groups, axis=2), jnp.repeat(v, groups, axis=2)
+    return mha(q, k, v, segment_ids, sm_scale=scale, causal=True, interpret=TINY.value)
+
+
+def distance(x: Any, exact: Any) -> float:
+    """|x - exact| / |exact|."""
+    return float(jnp.linalg.norm((x.astype(jnp.float32) - exact).ravel()) / jnp.linalg.norm(exact.ravel()))
+
+
+def gradients(attend: Any, ids: Any, d_out: Any, q: Any, k: Any, v: Any) -> Any:
+    """The result and the three gradients."""
+    live = (ids > 0)[:, :, None, None]
+    out, back = jax.vjp(lambda *a: jnp.where(live, attend(*a, ids, ids), 0), q, k, v)
+    return out, *back(d_out.astype(out.dtype))
+
+
+def case(rows: int, length: int, heads: int, kv_heads: int, head_dim: int, tune: bool) -> dict[str, Any]:
     """One shape, all figures."""
-    ids, lengths = packed(rows, length, seed=length)
-    ids = jnp.asarray(ids)
+    segments, lengths = packed(rows, length, seed=length)
+    ids = jnp.asarray(segments)
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = [(rows, length, n, head_dim) for n in (heads, kv_heads, kv_heads, heads)]
     q, k, v, d_out = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
-    live = (ids > 0)[:, :, None, None]
 
-    def gradients(attend: Any, q: Any, k: Any, v: Any) -> Any:
-        out, back = jax.vjp(lambda *a: jnp.where(live, attend(*a, ids, ids), 0), q, k, v)
-        return out, *back(d_out.astype(out.dtype))
-
-    exact = jax.jit(functools.partial(gradients, blockwise_attention))(q, k, v)
+    exact = jax.jit(functools.partial(gradients, blockwise_attention))(ids, d_out, q, k, v)
     low = [x.astype(jnp.bfloat16) for x in (q, k, v)]
     needed = sum(n * (n + 1) / 2 for n in lengths) * 4 * heads * head_dim
     found: dict[str, Any] = {"rows": rows, "length": length, "heads": heads, "kv_heads": kv_heads, "dh": head_dim}
-    backends = {"xla": blockwise_attention, "gpu": functools.partial(gpu_attention, interpret=TINY.value)}
-    for name, attend in {**backends, "cudnn": cudnn_attention}.items():
-        forward = jax.jit(lambda q, k, v, attend=attend: attend(q, k, v, ids, ids))
-        both = jax.jit(functools.partial(gradients, attend))
+    flash = functools.partial(flash_attention, interpret=TINY.value)
+    backends = {"xla": blockwise_attention, "flash": flash, "flash float32": flash, "mha": mha, "cudnn": cudnn}
+
+    def timed(attend: Any, arrays: list[Any]) -> dict[str, Any]:
+        forward = jax.jit(lambda ids, q, k, v: attend(q, k, v, ids, ids))
+        both = jax.jit(functools.partial(gradients, attend))  # ids are an argument: XLA folds constants for minutes
         try:
-            worst = [float(jnp.abs(a.astype(jnp.float32) - b).max()) for a, b in zip(both(*low), exact, strict=True)]
-            one, three = milliseconds(forward, *low), milliseconds(both, *low)
-        except (RuntimeError, ValueError, NotImplementedError) as error:  # no cuDNN, or not this shape
-            found[name] = {"error": str(error).partition("\n")[0]}
-            continue
+            apart = [distance(a, b) for a, b in zip(both(ids, d_out, *arrays), exact, strict=True)]
+            one, three = milliseconds(forward, ids, *arrays), milliseconds(both, ids, d_out, *arrays)
+        except Exception as error:  # no cuDNN, or not this shape, or blocks that do not fit: the others still count
+            return {"error": str(error).strip().partition("\n")[0][:300]}
         rate = {"forward_tflops": needed / one / 1e9, "gradient_tflops": 3.5 * needed / three / 1e9}
-        found[name] = {"differences": worst, "forward_ms": one, "gradient_ms": three, **rate}
+        return {"distances": apart, "forward_ms": one, "gradient_ms": three, **rate}
+
+    for name, attend in backends.items():
+        found[name] = timed(attend, [q, k, v] if name.endswith("float32") else low)
+        print(name, found[name], file=sys.stderr, flush=True)
+    if tune:
+        found["tune"] = []
+        for part, tries in (("forward", FORWARD), ("queries", QUERIES), ("keys", KEYS)):
+            for sizes in tries:
+                tiles = dataclasses.replace(BFLOAT16, **{part: Tile(*sizes)})
+                one = timed(functools.partial(flash, tiles=tiles), low)
+                found["tune"].append({"part": part, "tile": sizes, **one})
     return found
 
 
@@ -89,10 +137,11 @@ def main() -> None:
     """All cases."""
     device, done = jax.devices()[0].device_kind, []
     shapes = (
-        [(2, 256, 4, 2, 32)] if TINY.value else [(4, 2048, 12, 2, 128), (2, 8192, 12, 2, 128), (1, 8192, 40, 8, 128)]
+        [(2, 256, 4, 2, 32)] if TINY.value else [(2, 8192, 12, 2, 128), (4, 2048, 12, 2, 128), (1, 8192, 40, 8, 128)]
     )
     for shape in shapes:
-        done.append({"device": device, **case(*shape)})
+        tune = TUNE.value and not done  # the first shape's will do
+        done.append({"device": device, "jax": jax.__version__, **case(*shape, tune=tune)})
         write_json(Path(OUTPUT.value), done)
         print(json.dumps(done[-1]), flush=True)
 

@@ -6,12 +6,12 @@
 #
 # The machine has Python 3.12 with jax, flax, optax, orbax and transformers, and no internet. WHEELS: a folder of wheels for
 # what is missing. WEIGHTS: a Hugging Face folder, its large files as FILE.part-000, -001, ... of 64 MiB (made by
-# `split -b 64M -d -a 3 FILE FILE.part-`); they are joined here. Each part writes its JSON into OUT as soon as it has it, and
-# a part that fails does not stop the next; the exit code is the number of parts that failed.
+# `split -b 64M -d -a 3 FILE FILE.part-`); they are joined here. PARTS: which parts to run (all). Each part writes its JSON
+# into OUT as soon as it has it, and a part that fails does not stop the next; the exit code is how many failed.
 set -u
 
 OUT=${OUT:?a folder for the results}
-RAW=${RAW:?train.jsonl of GSM8K}
+PARTS=${PARTS:-attention step sampler real_student}
 PYTHON=${PYTHON:-python3}
 TINY=${TINY:-}
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,7 +20,9 @@ mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 
 if [ -n "${WHEELS:-}" ]; then
-  "$PYTHON" -m pip install --quiet --no-index --no-deps "$WHEELS"/*.whl || exit 1
+  site=$(mktemp -d)
+  "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl || exit 1
+  export PYTHONPATH="$PYTHONPATH:$site"
 fi
 
 # Joins the pieces of every large file of WEIGHTS.
@@ -33,12 +35,12 @@ join_weights() {
   MODEL=$WEIGHTS
 }
 [ -n "${WEIGHTS:-}" ] && join_weights
-MODEL=${MODEL:?a Hugging Face folder (or WEIGHTS: one in pieces)}
 
 failed=0
 part() {  # part NAME COMMAND...: its last line of JSON goes to OUT/NAME.json, the rest to OUT/NAME.log
   name=$1
   shift
+  case " $PARTS " in *" $name "*) ;; *) return ;; esac
   began=$(date +%s)
   if "$@" > "$OUT/$name.out" 2> "$OUT/$name.log" && grep '^{' "$OUT/$name.out" | tail -n 1 > "$OUT/$name.tmp"; then
     mv "$OUT/$name.tmp" "$OUT/$name.json"
@@ -53,20 +55,20 @@ cd "$here" || exit 1
 configs=$here/configs
 if [ -n "$TINY" ]; then
   step=(--config="$configs/tiny_cpu.py" --synthetic=4:64 --steps=1 --config.rows.length=512)
-  decode=(--config="$configs/models/tiny.json" --batch=2 --prompt=16 --new=8 --runs=1)
+  decode=(--student="$configs/models/tiny.json" --batch=2 --prompt=16 --new=8 --runs=1)
   attention=(--tiny)
   size=tiny
 else
-  step=(--config="$configs/tiny_cpu.py" --config.model="$configs/models/qwen2.5-1.5b.json" --synthetic=96:1200 --steps=6
+  step=(--config="$configs/tiny_cpu.py" --config.model="$configs/models/qwen2.5-1.5b.json" --synthetic=192:1200 --steps=4 --config.batch.groups=96
     --peak_tflops=989 --config.rows.length=8192 --config.rows.per_device=2 --config.rows.shapes=1 --config.remat=dots
     --config.compute_dtype=bfloat16 --config.logits_chunk=4096 --largest_ops=5)
-  decode=(--config="$configs/models/qwen2.5-1.5b.json" --batch=64 --prompt=256 --new=256)
+  decode=(--student="$configs/models/qwen2.5-1.5b.json" --batch=64 --prompt=256 --new=256)
   attention=()
   size=gpu
 fi
 part attention "$PYTHON" benchmarks/gpu_attention.py --output="$OUT/attention_cases.json" ${attention[@]+"${attention[@]}"}
 part step "$PYTHON" benchmarks/train_step.py "${step[@]}"
 part sampler "$PYTHON" benchmarks/decode.py "${decode[@]}"
-part real_student "$PYTHON" benchmarks/real_student.py --model="$MODEL" --raw="$RAW" --workdir="$OUT/real" --size="$size"
+part real_student "$PYTHON" benchmarks/real_student.py --model="${MODEL:-}" --raw="${RAW:-}" --workdir="$OUT/real" --size="$size"
 cp "$OUT/real/results-test.json" "$OUT/real_student_so_far.json" 2>/dev/null
 exit "$failed"

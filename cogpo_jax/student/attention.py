@@ -1,6 +1,6 @@
 """One attention function over packed rows, with a back end per platform behind the same signature.
 
-The back ends for XLA (any platform, and the reference) and for GPUs are here, the TPU's is in splash.py.
+The back end for XLA (any platform, and the reference) is here, the GPU's is in flash.py and the TPU's in splash.py.
 """
 
 import functools
@@ -22,7 +22,6 @@ BACKENDS = ("xla", "splash", "gpu")
 # (blocks of 128: 46, 256: 60) and 25 with segments of 90 (38, 81); with one segment of 2,048 100 (128: 110).
 BLOCK = 64
 _MASKED = -1e30  # finite, so that a block in which a query sees nothing gives exp(...) = 0 and no NaN
-_GPU_BLOCK = 128  # the kernel's forward block: row lengths must be multiples of it
 
 
 def attention(
@@ -41,7 +40,7 @@ def attention(
     mesh, rows and heads stay where they are (each device attends to its own). Back ends: xla (exact, any platform),
     splash (TPU), gpu. Raises UserError for an unknown one.
     """
-    kernel = _kernel(backend)
+    kernel = _kernel(backend, q.dtype.name)
     if mesh is not None and mesh.size > 1:
         heads, kv_heads, rows = spec("rows", None, "heads", None), spec("rows", None, "kv_heads", None), spec("rows")
         kernel = shard(kernel, mesh, (heads, kv_heads, kv_heads, rows, rows), heads)
@@ -58,7 +57,11 @@ def tiles(backend: str, dtype: str, row_length: int, groups: int) -> tuple[int, 
         from cogpo_jax.student.splash import tile_size
 
         return tile_size(row_length, groups), True
-    return min(BLOCK, row_length), backend == "xla" or dtype == "float32"  # the GPU's kernel leaves float32 to xla
+    if backend == "gpu" and dtype != "float32":
+        from cogpo_jax.student.flash import BFLOAT16
+
+        return BFLOAT16.forward.queries, True
+    return min(BLOCK, row_length), True
 
 
 def default_backend() -> str:
@@ -66,16 +69,21 @@ def default_backend() -> str:
     return {"tpu": "splash", "gpu": "gpu"}.get(jax.default_backend(), "xla")
 
 
-def _kernel(backend: str) -> Callable[..., Array]:
-    # Splash is imported when used: a kernel library need not be there on another platform.
-    if backend == "xla":
+def _kernel(backend: str, dtype: str) -> Callable[..., Array]:
+    # Kernels are imported when used: their library need not be there on another platform.
+    if backend == "xla" or (backend == "gpu" and dtype == "float32"):  # exact products: no work for tensor cores
         return blockwise_attention
     if backend == "splash":
         from cogpo_jax.student.splash import splash_attention
 
         return splash_attention
     if backend == "gpu":
-        return gpu_attention
+        try:
+            from cogpo_jax.student.flash import flash_attention
+        except ImportError as error:  # jax means to remove Pallas's Triton
+            say(f"attention: xla instead of gpu: {error}")
+            return blockwise_attention
+        return flash_attention
     raise UserError(f"attention: {backend!r}: known are {', '.join(BACKENDS)}")
 
 
@@ -225,46 +233,3 @@ def _join(blocks: Array, axis: int) -> Array:
     blocks = jnp.moveaxis(blocks, 0, axis)
     shape = blocks.shape
     return blocks.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
-
-
-def gpu_attention(
-    q: Float[Array, "B T H dh"],
-    k: Float[Array, "B T K dh"],
-    v: Float[Array, "B T K dh"],
-    segment_ids: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    *,
-    interpret: bool = False,
-) -> Float[Array, "B T H dh"]:
-    """`attention` by a flash kernel in bfloat16: jax's Pallas (Triton) one, and where jax has none (0.12), cuDNN's.
-
-    `positions` are not needed, the order of a row is. Both visit every block below the diagonal: blocks of other
-    segments are masked, not skipped. The Triton kernel wants one key head per query head; cuDNN takes the segments as
-    a mask [B, 1, T, T] (its packed form is not in jax's public API). Without cuDNN, and in float32, which asks for
-    exact products where tensor cores would round them to TF32, XLA does it.
-    """
-    if q.dtype == jnp.float32 and not interpret:
-        return blockwise_attention(q, k, v, segment_ids, positions)
-    try:
-        from jax.experimental.pallas.ops.gpu.attention import mha
-    except ImportError:
-        try:
-            return cudnn_attention(q, k, v, segment_ids, positions)
-        except (RuntimeError, ValueError, NotImplementedError) as error:  # no cuDNN, or a shape that it does not take
-            reason = str(error).partition("\n")[0]
-            say(f"attention: xla instead of gpu: this jax has no Pallas Triton kernel, and cuDNN says: {reason}")
-            return blockwise_attention(q, k, v, segment_ids, positions)
-    length, groups = q.shape[1], q.shape[2] // k.shape[2]
-    k, v = jnp.repeat(k, groups, axis=2), jnp.repeat(v, groups, axis=2)
-    padding = -length % _GPU_BLOCK
-    q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
-    segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)))
-    scale = 1 / math.sqrt(q.shape[-1])
-    return mha(q, k, v, segment_ids, sm_scale=scale, causal=True, interpret=interpret)[:, :length]
-
-
-def cudnn_attention(q: Array, k: Array, v: Array, segment_ids: Array, positions: Array) -> Array:
-    """`attention` in bfloat16 by cuDNN through jax.nn, shapes as there; raises RuntimeError where there is no cuDNN."""
-    del positions
-    visible = _visible(segment_ids, segment_ids, jnp.int32(0), jnp.int32(0))
-    return jax.nn.dot_product_attention(q, k, v, mask=visible[:, None], implementation="cudnn")

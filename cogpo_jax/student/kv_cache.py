@@ -59,8 +59,12 @@ def whole_student(config: StudentConfig, rest: Any, layer: Any) -> Student:
 def segments(tokens: int) -> list[int]:
     """Lengths of the segments that hold so many tokens: four of 128, two each of 256, 512 and 1,024, then 2,048 each.
 
-    Where a segment ends does not depend on how many there are, so that a row's bits do not either.
+    Where a segment ends does not depend on how many there are, so that a row's bits do not either. On a GPU none is
+    shorter than 1,024: each one is kernels to start and a condition that the host waits for, which take longer than
+    the tokens that they save.
     """
+    if jax.default_backend() == "gpu":
+        return [1024] * -(-tokens // 1024)
     lengths = [SEGMENT]
     while sum(lengths) < tokens:
         done = sum(lengths)

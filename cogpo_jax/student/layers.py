@@ -43,8 +43,9 @@ class RMSNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         # Mean and rsqrt each computed apart: XLA's CPU back end rounds them by what they are fused into, and a policy
         # in its gradient program would differ from itself as its own reference (94% of the hidden states, by ulps).
-        mean = jax.lax.optimization_barrier(jnp.mean(jnp.square(x32), axis=-1, keepdims=True))
-        x32 = x32 * jax.lax.optimization_barrier(jax.lax.rsqrt(mean + self.eps))
+        apart = (lambda y: y) if jax.default_backend() == "gpu" else jax.lax.optimization_barrier
+        mean = apart(jnp.mean(jnp.square(x32), axis=-1, keepdims=True))
+        x32 = x32 * apart(jax.lax.rsqrt(mean + self.eps))
         return (x32 * self.weight[...].astype(jnp.float32)).astype(x.dtype)
 
 

@@ -4,6 +4,41 @@ _S, _T = "cogpo_jax/student", "tests/student"
 
 MUTANTS = [
     (
+        "the GPU's loop over keys begins a block too late",
+        f"{_S}/flash.py",
+        "return _spread(first // tile.keys,",
+        "return _spread(first // tile.keys + 1,",
+        f"{_T}/test_gpu.py::test_bounds_of_the_loops",
+    ),
+    (
+        "the GPU reads the blocks of other segments",
+        f"{_S}/flash.py",
+        "acc, top, total = jax.lax.fori_loop(first[i],",
+        "acc, top, total = jax.lax.fori_loop(0 * first[i],",
+        f"{_T}/test_gpu.py::test_blocks_of_other_segments_are_never_read",
+    ),
+    (
+        "the GPU's keys lack their last block of queries",
+        f"{_S}/flash.py",
+        "last[j] + 1, block, (zeros, zeros)",
+        "last[j], block, (zeros, zeros)",
+        f"{_T}/test_gpu.py::test_forward_and_gradient_are_xla",
+    ),
+    (
+        "the GPU's queries do not see themselves",
+        f"{_S}/flash.py",
+        "(q_at >= k_at)",
+        "(q_at > k_at)",
+        f"{_T}/test_gpu.py::test_forward_and_gradient_are_xla",
+    ),
+    (
+        "a query head reads another key head",
+        f"{_S}/flash.py",
+        "own_keys = pl.BlockSpec((None, block, None, head_dim), lambda i, b, h: (b, i, h // groups, 0))",
+        "own_keys = pl.BlockSpec((None, block, None, head_dim), lambda i, b, h: (b, i, h % k.shape[2], 0))",
+        f"{_T}/test_gpu.py::test_forward_and_gradient_are_xla",
+    ),
+    (
         "what crosses a segment's end is lost",
         f"{_S}/kv_cache.py",
         "index = first + at[:, None]",

@@ -37,13 +37,6 @@ MUTANTS = [
         "tests/crv/test_gsm8k_texts.py::test_all_three_texts_reach_the_answer_and_differ_in_length",
     ),
     (
-        "cuDNN sees the whole row",
-        "cogpo_jax/student/attention.py",
-        "q, k, v, mask=visible[:, None], implementation",
-        "q, k, v, is_causal=True, implementation",
-        "tests/student/test_gpu.py::test_without_the_triton_kernel_cudnn_gets_the_segments_as_a_mask",
-    ),
-    (
         "a step ends a token too early",
         "cogpo_jax/training/score_rows.py",
         'np.searchsorted(ends, starts, side="right")',
