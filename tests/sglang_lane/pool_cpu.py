@@ -22,7 +22,7 @@ def get_config():
         *c.server_args,
         *("--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
         *("--grammar-backend", "xgrammar", "--disable-overlap-schedule", "--max-total-tokens", "65536"),
-        "--skip-server-warmup",
+        *("--skip-server-warmup", "--sleep-on-idle"),  # else a server without work keeps a core busy
     )
     c.router_command = (python, "-m", "sglang_router.launch_router")
     c.router_args = ("--health-check-interval-secs", "2", "--health-failure-threshold", "2", "--disable-retries")
