@@ -58,7 +58,8 @@ def server(student, tmp_path_factory):
         port = s.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     environment = {**os.environ, "VENV": str(Path(os.environ["LANE_PYTHON"]).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = ["bash", str(HERE / "server" / "serve.sh"), str(student[2]), str(port), "--dtype", "float32", "--sleep-on-idle"]
+    command = ["bash", str(HERE / "server" / "serve.sh"), str(student[2]), str(port)]
+    command += ["--dtype", "float32", "--sleep-on-idle"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 400
