@@ -59,11 +59,11 @@ if [ -n "$TINY" ]; then
   attention=(--tiny)
   size=tiny
 else
-  step=(--config="$configs/tiny_cpu.py" --config.model="$configs/models/qwen2.5-1.5b.json" --synthetic=192:1200 --steps=4 --config.batch.groups=96
+  step=(--config="$configs/tiny_cpu.py" --config.model="$configs/models/qwen2.5-1.5b.json" --synthetic=96:1200 --steps=3 --config.batch.groups=96
     --peak_tflops=989 --config.rows.length=8192 --config.rows.per_device=2 --config.rows.shapes=1 --config.remat=dots
     --config.compute_dtype=bfloat16 --config.logits_chunk=4096 --largest_ops=5)
   decode=(--student="$configs/models/qwen2.5-1.5b.json" --batch=64 --prompt=256 --new=256)
-  attention=()
+  attention=(--tune)
   size=gpu
 fi
 part attention "$PYTHON" benchmarks/gpu_attention.py --output="$OUT/attention_cases.json" ${attention[@]+"${attention[@]}"}

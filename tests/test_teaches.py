@@ -14,6 +14,7 @@ sys.path[:0] = [str(ROOT / "examples" / "arithmetic"), str(ROOT / "benchmarks")]
 import arms  # noqa: E402
 from world import Chain, World, chains, write_student  # noqa: E402
 
+from cogpo_jax.errors import UserError  # noqa: E402
 from cogpo_jax.text import load_tokenizer  # noqa: E402
 from crv.verify import algebra  # noqa: E402
 from crv.verify.certificate import certify, ladder  # noqa: E402
@@ -87,3 +88,20 @@ def test_a_difference_is_over_the_seeds_that_have_both_arms(tmp_path):
     assert found["differences"]["cogpo - asis"]["seeds"] == [0]
     assert "rewrites" not in found["arms"]
     assert arms.differences_table(found, {"asis": "", "cogpo": ""}).splitlines()[-1].endswith("| 1 |")
+
+
+@pytest.mark.parametrize(("dropped", "refused"), [(1, False), (2, True)])
+def test_a_few_dropped_problems_are_told_and_many_refused(tmp_path, monkeypatch, capsys, dropped, refused):
+    """A person's solution may speak of "the answer of the first problem"; a rule that fails would drop many."""
+    summary = {"problems": {"dropped": dropped}, "drops": {"rewrite_unclear_answer": dropped}}
+    monkeypatch.setattr(arms, "write_crv_files", lambda bench: None)
+    monkeypatch.setattr("crv.driver.run", lambda options, folder: summary)
+    item = arms.Item("1 + 1 = ?", "2", dict.fromkeys(arms.KINDS, "The answer is 2"), "The answer is 3")
+    bench = arms.Bench(tmp_path, 0, {"train": [item] * 20}, lambda config: None, *[0] * 2, *[0.0] * 3, *[0] * 4)
+    if refused:
+        with pytest.raises(UserError, match="dropped 2 of 20"):
+            arms.make_data(bench)
+    else:
+        arms.make_data(bench)
+        assert (tmp_path / "as_it_came" / "manifest.json").is_file()
+    assert f"CRV dropped {dropped} of 20" in capsys.readouterr().err

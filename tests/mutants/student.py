@@ -4,6 +4,34 @@ _S, _T = "cogpo_jax/student", "tests/student"
 
 MUTANTS = [
     (
+        "a GPU's cache has the CPU's segments",
+        f"{_S}/kv_cache.py",
+        'if jax.default_backend() == "gpu":',
+        'if jax.default_backend() == "none":',
+        f"{_T}/test_sampler.py::test_a_gpu_has_few_segments",
+    ),
+    (
+        "float32 goes through the GPU's kernel",
+        f"{_S}/attention.py",
+        'if backend == "xla" or (backend == "gpu" and dtype == "float32"):',
+        'if backend == "xla":',
+        f"{_T}/test_gpu.py::test_float32_stays_exact",
+    ),
+    (
+        "a jax without Triton is silent",
+        f"{_S}/attention.py",
+        'say(f"attention: xla instead of gpu: {error}")',
+        "del error",
+        f"{_T}/test_gpu.py::test_without_triton_xla_does_it_and_one_line_says_so",
+    ),
+    (
+        "float32 on a GPU is counted as the kernel's",
+        f"{_S}/attention.py",
+        'if backend == "gpu" and dtype != "float32":',
+        'if backend == "gpu":',
+        f"{_T}/test_gpu.py::test_the_accounting_knows_what_is_skipped",
+    ),
+    (
         "the GPU's loop over keys begins a block too late",
         f"{_S}/flash.py",
         "return _spread(first // tile.keys,",

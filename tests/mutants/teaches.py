@@ -50,4 +50,11 @@ MUTANTS = [
         "list(done[other])",
         "tests/test_teaches.py::test_a_difference_is_over_the_seeds_that_have_both_arms",
     ),
+    (
+        "any number of dropped problems is taken",
+        "benchmarks/arms.py",
+        "if dropped > count / 20:",
+        "if dropped > count:",
+        "tests/test_teaches.py::test_a_few_dropped_problems_are_told_and_many_refused",
+    ),
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cogpo_jax.student import flash
-from cogpo_jax.student.attention import attention, blockwise_attention
+from cogpo_jax.student.attention import attention, blockwise_attention, tiles
 from cogpo_jax.student.flash import Tile, Tiles, flash_attention
 
 # Blocks of three sizes, so that a mix-up of queries and keys shows.
@@ -99,3 +99,8 @@ def test_float32_stays_exact() -> None:
     q, k, v, segment_ids = packed(4, 2, 64)
     out = attention(q, k, v, segment_ids, segment_ids, backend="gpu")
     assert np.array_equal(out, blockwise_attention(q, k, v, segment_ids, segment_ids))
+
+
+def test_the_accounting_knows_what_is_skipped() -> None:
+    assert tiles("gpu", "bfloat16", 8192, 6) == (128, True)
+    assert tiles("gpu", "float32", 8192, 6) == tiles("xla", "float32", 8192, 6)

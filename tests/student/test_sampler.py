@@ -75,6 +75,12 @@ def test_segments_end_at_the_same_tokens_however_many_there_are() -> None:
     assert kv_cache.segments(8193)[:12] == kv_cache.segments(8000)
 
 
+def test_a_gpu_has_few_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert kv_cache.segments(1) == kv_cache.segments(1024) == [1024]
+    assert kv_cache.segments(1025) == [1024, 1024]
+
+
 def test_longer_segments_hold_what_is_written_across_their_ends(qwen2: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     model, config, params, _ = qwen2
     monkeypatch.setattr(kv_cache, "SEGMENT", 16)  # 16, 16, 16, 16, 32, 32, 64, ...
