@@ -36,6 +36,14 @@ join_weights() {
 }
 [ -n "${WEIGHTS:-}" ] && join_weights
 
+for name in $PARTS; do  # before any work
+  case $name in
+    attention | step | sampler) ;;
+    real_student) : "${RAW:?train.jsonl of GSM8K}" "${MODEL:?a Hugging Face folder (or WEIGHTS: one in pieces)}" ;;
+    *) echo "PARTS: $name: must be of attention, step, sampler, real_student" >&2; exit 2 ;;
+  esac
+done
+
 failed=0
 part() {  # part NAME COMMAND...: its last line of JSON goes to OUT/NAME.json, the rest to OUT/NAME.log
   name=$1
@@ -59,8 +67,8 @@ if [ -n "$TINY" ]; then
   attention=(--tiny)
   size=tiny
 else
-  step=(--config="$configs/tiny_cpu.py" --config.model="$configs/models/qwen2.5-1.5b.json" --synthetic=96:1200 --steps=3 --config.batch.groups=96
-    --peak_tflops=989 --config.rows.length=8192 --config.rows.per_device=2 --config.rows.shapes=1 --config.remat=dots
+  step=(--config="$configs/tiny_cpu.py" --config.model="$configs/models/qwen2.5-1.5b.json" --synthetic=96:1200 --steps=3
+    --config.batch.groups=96 --peak_tflops=989 --config.rows.length=8192 --config.rows.per_device=2 --config.rows.shapes=1 --config.remat=dots
     --config.compute_dtype=bfloat16 --config.logits_chunk=4096 --largest_ops=5)
   decode=(--student="$configs/models/qwen2.5-1.5b.json" --batch=64 --prompt=256 --new=256)
   attention=(--tune)

@@ -43,6 +43,7 @@ class RMSNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         # Mean and rsqrt each computed apart: XLA's CPU back end rounds them by what they are fused into, and a policy
         # in its gradient program would differ from itself as its own reference (94% of the hidden states, by ulps).
+        # On a GPU they stay together, as one kernel: the products of its two programs differ anyway (performance.md).
         apart = (lambda y: y) if jax.default_backend() == "gpu" else jax.lax.optimization_barrier
         mean = apart(jnp.mean(jnp.square(x32), axis=-1, keepdims=True))
         x32 = x32 * apart(jax.lax.rsqrt(mean + self.eps))
