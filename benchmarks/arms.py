@@ -10,13 +10,14 @@ An arm starts from SFT (`sft_steps`) and takes `pair_steps` more of what it says
     cogpo_student   ... with the student's own wrong answers as rejected, where it gave one
     cogpo_nll       ... with the chosen side's NLL added to the loss (weight 1)
 
-CRV runs as it is, on a recorded pool that is written here. What is finished is not done again.
+CRV runs as it is, on a recorded pool that is written here, and `cogpo evaluate` as it is on what a run exports. What
+is finished is not done again.
 """
 
 import dataclasses
 import importlib
 import json
-import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from cogpo_jax.atomic import write_atomic, write_json
+from cogpo_jax.atomic import write_atomic
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.records import SftExample, read_groups, write_data
 
@@ -34,7 +35,6 @@ KINDS = ("fitting", "terse", "convoluted")
 ARMS = ("asis", "rewrites", "cogpo", "dpo_0.1", "dpo_0.2", "dpo_0.5", "cogpo_reversed", "cogpo_student", "cogpo_nll")
 BETAS = (0.1, 0.2, 0.5)  # small, medium, large
 _LABELS = {"fitting": "medium", "terse": "easy", "convoluted": "hard"}  # the critic's words
-_ANSWER = re.compile(r"[Tt]he answer is:?\s*\$?(-?[\d,]*\.?\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +74,6 @@ class Bench:
 def original_kind(number: int) -> str:
     """The kind of a training problem's original: a third each."""
     return KINDS[number % len(KINDS)]
-
-
-def answer_of(text: str) -> str:
-    """The number that a text says last that the answer is; empty where it does not say one."""
-    found = _ANSWER.findall(text)
-    return found[-1].replace(",", "").removesuffix(".0") if found else ""
 
 
 def config_of(name: str) -> Any:
@@ -217,15 +211,14 @@ def _own_mistakes(bench: Bench) -> None:
     folder = bench.folder / "student_wrong"
     if (folder / "manifest.json").is_file():
         return
-    items = bench.problems["train"]
-    said = speak(bench, "sft_rewrites", [item.problem for item in items], temperature=1.0)
     wrong = {
-        item.problem: text
-        for item, (text, _) in zip(items, said, strict=True)
-        if answer_of(text) and answer_of(text) != item.answer
+        bench.problems["train"][int(sample["id"])].problem: sample["response"]
+        for sample in evaluated(bench, "sft_rewrites", "train", temperature=1.0)
+        if sample["verdict"] == "incorrect"
     }
     groups = [_with_wrong(group, wrong.get(group.prompt, "")) for group in read_groups(bench.folder / "crv", "train")]
-    write_data(folder, groups={"train": groups}, info={"own wrong answers": len(wrong), "problems": len(items)})
+    info = {"own wrong answers": len(wrong), "problems": len(bench.problems["train"])}
+    write_data(folder, groups={"train": groups}, info=info)
 
 
 def _with_wrong(group: Any, text: str) -> Any:
@@ -237,42 +230,33 @@ def _with_wrong(group: Any, text: str) -> Any:
     return dataclasses.replace(group, responses=tuple(responses))
 
 
-def speak(bench: Bench, name: str, prompts: list[str], temperature: float = 0.0) -> list[tuple[str, int]]:
-    """(text, tokens) that the student of a run says to each prompt; greedy at temperature 0."""
-    import jax
+def evaluated(bench: Bench, name: str, split: str, temperature: float = 0.0) -> list[dict[str, Any]]:
+    """A run's samples, in the order of the problems, as `cogpo evaluate` makes and grades them; once for each split."""
+    from cogpo_jax.evaluation.engines import StudentEngine
+    from cogpo_jax.evaluation.run import Evaluation, evaluate
+    from cogpo_jax.evaluation.summary import read_samples
+    from cogpo_jax.evaluation.tasks import Task
+    from cogpo_jax.text import TextFormat
+    from cogpo_jax.training.checkpoint import export_checkpoint
 
-    from cogpo_jax.sharding import make_mesh
-    from cogpo_jax.student.attention import default_backend
-    from cogpo_jax.student.decoding import Sampler
-    from cogpo_jax.student.model import ForwardOptions
-    from cogpo_jax.student.sampling import GREEDY, Sampling
-    from cogpo_jax.text import TextFormat, encode_prompts, end_token_id, load_tokenizer, prompt_text
-    from cogpo_jax.training.checkpoint import load_params
-
-    tokenizer = load_tokenizer(bench.folder / name / "tokenizer")
-    text_format = TextFormat(prompt="chat" if bench.chat else "raw")
-    mesh = make_mesh({"replica": 1, "data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1])
-    student, params, _ = load_params(bench.folder / name, mesh, bench.compute_dtype, say=lambda text: None)
-    options = ForwardOptions(bench.compute_dtype, default_backend(), "none", mesh)
-    sampler = Sampler(student, params, options, slots=bench.slots)
-    ids = encode_prompts(tokenizer, [prompt_text(tokenizer, p, text_format=text_format) for p in prompts])
-    how = Sampling(temperature=temperature) if temperature else GREEDY
-    said = sampler.generate(ids, bench.new_tokens, [end_token_id(tokenizer, text_format)], how, seed=bench.seed)
-    return [(tokenizer.decode(one.tokens), len(one.tokens)) for one in said]
+    output, data = evaluation_folder(bench, name, split), bench.folder / f"{split}.jsonl"
+    if not (output / "summary.json").is_file():
+        rows = ({"id": str(i), "problem": x.problem, "answer": x.answer} for i, x in enumerate(bench.problems[split]))
+        write_atomic(data, "".join(json.dumps(row) + "\n" for row in rows))
+        export_checkpoint(str(bench.folder / name), f"{output}-student", dtype="float32", overwrite=True)
+        text_format = TextFormat(prompt="chat" if bench.chat else "raw")
+        engine = StudentEngine(f"{output}-student", bench.compute_dtype, slots=bench.slots, text_format=text_format)
+        columns = {field: [field] for field in ("id", "problem", "answer")}
+        task = Task(split, "math", "{problem}", columns, temperature=temperature, max_new_tokens=bench.new_tokens)
+        summary = evaluate(Evaluation(task, str(data), str(output), engine, seed=bench.seed))
+        shutil.rmtree(f"{output}-student")  # the run's checkpoint is kept
+        say(f"seed {bench.seed}: {name}: {summary['accuracy']}")
+    return read_samples(output)
 
 
-def evaluated(bench: Bench, name: str, split: str) -> dict[str, Any]:
-    """{right: 0 or 1 of each problem, tokens: mean, cut_off} of a run, greedy; once for each split."""
-    file = bench.folder / f"eval-{split}-{name}.json"
-    if not file.is_file():
-        items = bench.problems[split]
-        said = speak(bench, name, [item.problem for item in items])
-        right = [int(answer_of(text) == item.answer) for item, (text, _) in zip(items, said, strict=True)]
-        tokens = [tokens for _, tokens in said]
-        cut_off = sum(t >= bench.new_tokens for t in tokens)
-        write_json(file, {"right": right, "tokens": float(np.mean(tokens)), "cut_off": cut_off, "said": said[:3]})
-        say(f"seed {bench.seed}: {name}: {np.mean(right):.3f} right, {np.mean(tokens):.1f} tokens")
-    return json.loads(file.read_text())
+def evaluation_folder(bench: Bench, name: str, split: str) -> Path:
+    """Where `evaluated` puts a run's evaluation; two of them go to `cogpo evaluate --compare`."""
+    return bench.folder / f"eval-{split}" / name
 
 
 def interval(values: np.ndarray, draws: int = 2000) -> list[float]:
@@ -287,30 +271,44 @@ def interval(values: np.ndarray, draws: int = 2000) -> list[float]:
 
 
 def results(benches: Sequence[Bench], arms: Sequence[str], split: str) -> dict[str, Any]:
-    """Accuracy by arm and every paired difference, over the seeds that have the arm, or both."""
-    done: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in arms}
+    """Accuracy by arm and every paired difference, over the seeds that have the arm, or both.
+
+    Intervals are over seeds and problems; a difference of one seed is `cogpo evaluate --compare`'s, with its p.
+    """
+    from cogpo_jax.evaluation.summary import compare, read_samples
+
+    done: dict[str, dict[int, list[dict[str, Any]]]] = {arm: {} for arm in arms}
     for bench in benches:
         for arm in arms:
-            if (file := bench.folder / f"eval-{split}-{arm}.json").is_file():
-                done[arm][bench.seed] = json.loads(file.read_text())
+            if (folder := evaluation_folder(bench, arm, split)).joinpath("summary.json").is_file():
+                done[arm][bench.seed] = read_samples(folder)
     done = {arm: runs for arm, runs in done.items() if runs}
+    folders = {bench.seed: evaluation_folder(bench, "", split) for bench in benches}
 
     def right(arm: str, seeds: Sequence[int]) -> np.ndarray:
-        return np.array([done[arm][seed]["right"] for seed in seeds], float)
+        return np.array([[sample["verdict"] == "correct" for sample in done[arm][seed]] for seed in seeds], float)
 
     by_arm, differences = {}, {}
     for i, (arm, runs) in enumerate(done.items()):
-        values = right(arm, list(runs))
+        values, samples = right(arm, list(runs)), [sample for one in runs.values() for sample in one]
         by_arm[arm] = {
             "accuracy": float(values.mean()),
             "interval": interval(values),
             "by_seed": {str(seed): float(row.mean()) for seed, row in zip(runs, values, strict=True)},
-            "tokens": float(np.mean([one["tokens"] for one in runs.values()])),
-            "cut_off": sum(one["cut_off"] for one in runs.values()),
-            "verdicts": {str(seed): "".join(map(str, one["right"])) for seed, one in runs.items()},
+            "tokens": float(np.mean([sample["tokens"] for sample in samples])),
+            "cut_off": sum(sample["finish_reason"] == "length" for sample in samples),
+            "unknown": sum(sample["verdict"] == "unknown" for sample in samples),
+            "verdicts": {
+                str(seed): "".join("01"[int(one)] for one in row) for seed, row in zip(runs, values, strict=True)
+            },
         }
         for other in list(done)[:i]:
-            if both := [seed for seed in runs if seed in done[other]]:
+            both = [seed for seed in runs if seed in done[other]]
+            if len(both) == 1:
+                told = compare(folders[both[0]] / other, folders[both[0]] / arm)["overall"]
+                one = {"difference": told["difference"], "interval": [told["low"], told["high"]], "p": told["p"]}
+                differences[f"{arm} - {other}"] = {**one, "seeds": both}
+            elif both:
                 values = right(arm, both) - right(other, both)
                 one = {"difference": float(values.mean()), "interval": interval(values), "seeds": both}
                 differences[f"{arm} - {other}"] = one

@@ -43,7 +43,10 @@ PAIR_RATE = flags.DEFINE_float("pair_rate", 1e-6, "Learning rate of preference t
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Problems, steps, batches (examples, groups), row tokens, rows of a device, new tokens and decoded rows."""
+    """Problems, steps, batches (examples, groups), row tokens, rows of a device, new tokens and decoded rows.
+
+    shapes: shapes of a micro-batch (rows.shapes): more fit a small batch better, each is one more compilation.
+    """
 
     train: int
     test: int
@@ -53,6 +56,7 @@ class Size:
     pair_batch: int
     length: int
     rows: int
+    shapes: int
     new_tokens: int
     slots: int
     compute_dtype: str
@@ -60,10 +64,10 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(12, 8, 2, 2, 4, 4, 1024, 2, 16, 8, "float32", "none"),
-    "cpu": Size(192, 100, 24, 12, 8, 4, 1024, 2, 320, 16, "float32", "dots"),
-    "gpu": Size(4000, 600, 120, 60, 64, 32, 8192, 2, 320, 128, "bfloat16", "dots"),
-    "pod": Size(6000, 1000, 200, 100, 128, 64, 8192, 4, 320, 128, "bfloat16", "dots"),
+    "tiny": Size(12, 8, 2, 2, 4, 4, 1024, 2, 1, 16, 8, "float32", "none"),
+    "cpu": Size(72, 64, 12, 6, 4, 2, 1024, 1, 2, 320, 16, "float32", "dots"),
+    "gpu": Size(4000, 600, 120, 60, 64, 32, 8192, 2, 1, 320, 128, "bfloat16", "dots"),
+    "pod": Size(6000, 1000, 200, 100, 128, 64, 8192, 4, 1, 320, 128, "bfloat16", "dots"),
 }
 
 
@@ -92,7 +96,7 @@ def bench(size: Size, folder: Path) -> arms.Bench:
 
     def configure(config: Any) -> None:
         config.init_from = MODEL.value
-        config.rows.length, config.rows.per_device = size.length, size.rows
+        config.rows.length, config.rows.per_device, config.rows.shapes = size.length, size.rows, size.shapes
         config.compute_dtype, config.remat = size.compute_dtype, size.remat
 
     steps, rates = (size.sft_steps, size.pair_steps), (SFT_RATE.value, SFT_RATE.value / 4, PAIR_RATE.value)

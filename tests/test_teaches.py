@@ -15,11 +15,26 @@ import arms  # noqa: E402
 from world import Chain, World, chains, write_student  # noqa: E402
 
 from cogpo_jax.errors import UserError  # noqa: E402
+from cogpo_jax.evaluation.run import Evaluation, evaluate  # noqa: E402
+from cogpo_jax.evaluation.tasks import Task  # noqa: E402
 from cogpo_jax.text import load_tokenizer  # noqa: E402
 from crv.verify import algebra  # noqa: E402
 from crv.verify.certificate import certify, ladder  # noqa: E402
 
 CHAIN = Chain(World(), 17, (3, -8, 5, -1, 9, 9, -2, -3))
+
+
+def evaluate_texts(bench, arm, texts):
+    """The evaluation of an arm that says these texts to problems whose answers are 3, 4 and so on."""
+    bench.folder.mkdir(exist_ok=True)
+    problems, said = bench.folder / "test.jsonl", bench.folder / f"{arm}.jsonl"
+    rows = [{"id": str(i), "problem": f"{i} + 3 =", "answer": str(i + 3)} for i in range(len(texts))]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"id": str(i), "response": text, "tokens": 4} for i, text in enumerate(texts)]
+    said.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = Task("test", "math", "{problem}", {name: [name] for name in ("id", "problem", "answer")})
+    folder = arms.evaluation_folder(bench, arm, "test")
+    evaluate(Evaluation(task, str(problems), str(folder), responses=str(said)))
 
 
 async def _compare(gold, answer):
@@ -58,11 +73,6 @@ def test_problems_do_not_repeat_and_belong_to_their_seed():
     assert len({chain.problem for chain in first}) == 300
 
 
-def test_the_last_stated_number_is_the_answer():
-    assert arms.answer_of("The answer is 3\nno: The answer is $1,200.0") == "1200"
-    assert arms.answer_of("a +3 20 b") == ""
-
-
 def test_the_interval_is_of_seeds_and_problems():
     rng = np.random.default_rng(0)
     same = (rng.random((5, 400)) < 0.6).astype(float)
@@ -74,18 +84,18 @@ def test_the_interval_is_of_seeds_and_problems():
 
 def test_a_difference_is_over_the_seeds_that_have_both_arms(tmp_path):
     """A seed that lacks an arm counts for the others, and an arm without any is left out."""
-    said = {"tokens": 28.0, "cut_off": 0}
     benches = []
-    for seed, evaluated in enumerate(({"asis": [0, 0], "cogpo": [1, 0]}, {"asis": [1, 1]})):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        for arm, right in evaluated.items():
-            (folder / f"eval-test-{arm}.json").write_text(json.dumps({"right": right, **said}))
-        benches.append(arms.Bench(folder, seed, {}, lambda config: None, *[0] * 2, *[0.0] * 3, *[0] * 4))
+    for seed, said in enumerate(({"asis": [1, 1], "cogpo": [3, 1]}, {"asis": [3, 4]})):
+        bench = arms.Bench(tmp_path / str(seed), seed, {}, lambda config: None, *[0] * 2, *[0.0] * 3, *[0] * 4)
+        for arm, numbers in said.items():
+            evaluate_texts(bench, arm, [f"The answer is {number}" for number in numbers])
+        benches.append(bench)
     found = arms.results(benches, ["asis", "cogpo", "rewrites"], "test")
     assert found["arms"]["asis"]["by_seed"] == {"0": 0.0, "1": 1.0}
     assert found["differences"]["cogpo - asis"]["difference"] == 0.5
     assert found["differences"]["cogpo - asis"]["seeds"] == [0]
+    assert found["differences"]["cogpo - asis"]["p"] == 1.0, "one seed: the paired comparison of `cogpo evaluate`"
+    assert found["arms"]["cogpo"]["verdicts"] == {"0": "10"}
     assert "rewrites" not in found["arms"]
     assert arms.differences_table(found, {"asis": "", "cogpo": ""}).splitlines()[-1].endswith("| 1 |")
 
