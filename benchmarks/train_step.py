@@ -111,9 +111,9 @@ def measure(config: config_dict.ConfigDict, folder: Path, steps: int) -> dict[st
 
     from cogpo_jax.data.batches import Feed, prefetch
     from cogpo_jax.progress import say
-    from cogpo_jax.training.log import Flops, keep_freed_memory, model_flops
+    from cogpo_jax.training.log import Flops, model_flops
     from cogpo_jax.training.scoring import ReferenceCache, fill_reference
-    from cogpo_jax.training.setup import as_float32, prepare, resolve_initial
+    from cogpo_jax.training.setup import as_float32, keep_freed_memory, prepare, resolve_initial
 
     if config.compile_cache.dir:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache.dir)

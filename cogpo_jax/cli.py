@@ -14,6 +14,7 @@ from ml_collections import config_dict, config_flags
 
 from cogpo_jax import __version__, config_files
 from cogpo_jax.errors import RunError, UserError
+from cogpo_jax.heap import one_heap
 
 # What each command says of itself, the function of cogpo_jax.commands that does it, and its flags.
 COMMANDS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("commands.toml").read_text(encoding="utf-8"))
@@ -109,6 +110,7 @@ def run(
 
     Scripts of their own call it with `main` alone. `words` is how many arguments beside flags main takes at most.
     """
+    one_heap()
     argv = list(sys.argv if argv is None else argv)
     logging.set_verbosity(logging.ERROR)  # orbax warns through absl about its own defaults: an error must stand alone
     if any(a in _HELP for a in argv[1:]):

@@ -100,6 +100,13 @@ def test_a_difference_is_over_the_seeds_that_have_both_arms(tmp_path):
     assert arms.differences_table(found, {"asis": "", "cogpo": ""}).splitlines()[-1].endswith("| 1 |")
 
 
+def test_an_unknown_verdict_is_not_right(tmp_path):
+    bench = arms.Bench(tmp_path, 0, {}, lambda config: None, *[0] * 2, *[0.0] * 3, *[0] * 4)
+    evaluate_texts(bench, "asis", ["The answer is 3", "I give up", "The answer is 9"])
+    found = arms.results([bench], ["asis"], "test")["arms"]["asis"]
+    assert found["verdicts"] == {"0": "100"} and found["unknown"] == 1
+
+
 @pytest.mark.parametrize(("dropped", "refused"), [(1, False), (2, True)])
 def test_a_few_dropped_problems_are_told_and_many_refused(tmp_path, monkeypatch, capsys, dropped, refused):
     """A person's solution may speak of "the answer of the first problem"; a rule that fails would drop many."""

@@ -103,20 +103,19 @@ def blockwise_attention(
     """
     del positions
     rows, length, heads, head_dim = q.shape
-    block = min(BLOCK, length)
+    block, kv_heads = min(BLOCK, length), k.shape[2]
     padding = -length % block
-    kv_heads = k.shape[2]
     q = q.reshape(rows, length, kv_heads, heads // kv_heads, head_dim)
     q, k, v = (jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)) for x in (q, k, v))
     segment_ids = jnp.pad(segment_ids, [(0, 0), (0, padding)])
+    if length > block:  # one long row, in which no segment is another row's: a loop over the rows costs more than theirs
+        other_row = (segment_ids.max() + 1) * jnp.arange(rows)[:, None]
+        segment_ids = jnp.where(segment_ids == 0, 0, segment_ids + other_row).reshape(1, -1)
+        q, k, v = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
     # [B, K, G, T, dh] and [B, K, T, dh]: a group of heads is a taller block of queries for its one key head.
     q, k, v = q.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    if length <= block:  # all rows at once: no bounds to differ
-        out = _attend(q, k, v, segment_ids, block)
-    else:
-        one_row = lambda x: _attend(*(a[None] for a in x), block)[0]  # noqa: E731
-        out = jax.lax.map(one_row, (q, k, v, segment_ids))
-    return out[..., :length, :].transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, head_dim)
+    out = _attend(q, k, v, segment_ids, block).transpose(0, 3, 1, 2, 4)
+    return out.reshape(rows, length + padding, heads, head_dim)[:, :length]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

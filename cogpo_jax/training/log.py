@@ -4,10 +4,8 @@ Lines are cut back to the checkpoint before a run goes on. FLOPs are the model's
 only matrix products count (the rest is below 1% at these widths).
 """
 
-import ctypes
 import dataclasses
 import json
-import math
 import os
 import resource
 import sys
@@ -25,10 +23,9 @@ from cogpo_jax.data.tokens import TokenizedData
 from cogpo_jax.objective.cogpo import finish
 from cogpo_jax.student.attention import tiles
 from cogpo_jax.student.config import StudentConfig
-from cogpo_jax.student.model import ForwardOptions, abstract_params
+from cogpo_jax.student.model import ForwardOptions
 from cogpo_jax.tracking import Trackers, scalars
 
-_SMALL = 200_000_000  # parameters of a student whose buffers may all stay with the process
 _BEGAN = time.perf_counter()  # this module is imported as the command starts
 # Vendors' figures for dense bfloat16, per device, by how jax names the device.
 _PEAK_FLOPS = {
@@ -176,24 +173,6 @@ def step_record(
         **speed,
         **{name: gaps for name, gaps in means.items() if gaps},
     }
-
-
-def keep_freed_memory(student: StudentConfig) -> bool:
-    """Makes the C library keep freed memory for the next step, for a small student on a CPU; whether it did.
-
-    XLA takes its buffers from malloc, anew for every call. glibc maps large ones and gives them back: the kernel then
-    clears every page of every step (a sixth of the CPU time of a student of 1.6 M parameters, more on two threads). A
-    large student's buffers are left alone, since what is kept could break up its memory. Changes no result.
-    """
-    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(student)))
-    if jax.default_backend() != "cpu" or parameters > _SMALL:
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # not glibc
-        return False
-    trim_threshold, mmap_max, arena_max = -1, -4, -8  # malloc.h
-    return all((mallopt(mmap_max, 0), mallopt(trim_threshold, 2**31 - 1), mallopt(arena_max, 1)))
 
 
 class Speedometer:

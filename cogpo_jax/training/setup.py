@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from cogpo_jax.atomic import atomic_folder, is_remote, write_atomic, write_json
 from cogpo_jax.data.plan import EpochPlan, default_shapes
 from cogpo_jax.data.tokens import TokenizedData, length_summary, load_tokens
 from cogpo_jax.errors import UserError
+from cogpo_jax.heap import keep_freed
 from cogpo_jax.objective.cogpo import PreferenceOptions
 from cogpo_jax.progress import Bar, say
 from cogpo_jax.sharding import check_divides, make_mesh, param_shardings, row_shards
@@ -70,6 +72,12 @@ def resolve_initial(config: config_dict.ConfigDict) -> Initial:
     student, _ = check_folder(folder)  # now: a fault in it must not wait until the data are read
     tokenizer = _local(config.tokenizer or folder)
     return Initial(student, tokenizer, lambda mesh: from_hf(folder, mesh, dtype)[2])
+
+
+def keep_freed_memory(student: StudentConfig) -> bool:
+    """On a CPU, makes the C library keep freed memory for the next step (heap.py); whether it did."""
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(student)))
+    return jax.default_backend() == "cpu" and keep_freed(parameters)
 
 
 def _local(folder: str | os.PathLike[str]) -> Path:

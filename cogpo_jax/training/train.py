@@ -22,8 +22,8 @@ from cogpo_jax.sharding import describe
 from cogpo_jax.tracking import Trackers
 from cogpo_jax.training import hosts, scoring, settings
 from cogpo_jax.training.checkpoint import Checkpoints, tree_digest
-from cogpo_jax.training.log import MetricsLog, Speedometer, keep_freed_memory, last_step, step_record
-from cogpo_jax.training.setup import Setup, as_float32, prepare, resolve_initial
+from cogpo_jax.training.log import MetricsLog, Speedometer, last_step, step_record
+from cogpo_jax.training.setup import Setup, as_float32, keep_freed_memory, prepare, resolve_initial
 
 
 def train(
