@@ -143,16 +143,19 @@ def make_data(bench: Bench) -> None:
 
 
 def run_arm(bench: Bench, arm: str, split: str) -> None:
-    """Trains what the arm needs, and evaluates it and the SFT that it starts from."""
-    data = "as_it_came" if arm == "asis" else "crv"
-    first = "sft_asis" if arm == "asis" else "sft_rewrites"
+    """Trains what the arm needs, and evaluates it."""
+    data, first = "as_it_came" if arm == "asis" else "crv", start_of(arm)
     _sft(bench, data, first, bench.sft_steps, bench.sft_rate)
-    evaluated(bench, first, split)
     if arm in ("asis", "rewrites"):
         _sft(bench, data, arm, bench.pair_steps, bench.more_rate, start=first)
     else:
         _preference(bench, arm)
     evaluated(bench, arm, split)
+
+
+def start_of(arm: str) -> str:
+    """The SFT run that an arm starts from."""
+    return "sft_asis" if arm == "asis" else "sft_rewrites"
 
 
 def _base_config(bench: Bench, steps: int, rate: float) -> Any:

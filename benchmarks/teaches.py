@@ -126,6 +126,7 @@ def main() -> None:
         arms.make_data(one)
         for arm in ARMS.value:
             arms.run_arm(one, arm, SPLIT.value)
+            arms.evaluated(one, arms.start_of(arm), SPLIT.value)
             write_json(root / f"results-{SPLIT.value}.json", collected())
             arms.write_page(collected(), root / "report.html")
     found = collected()

@@ -104,7 +104,8 @@ def test_an_unknown_verdict_is_not_right(tmp_path):
     bench = arms.Bench(tmp_path, 0, {}, lambda config: None, *[0] * 2, *[0.0] * 3, *[0] * 4)
     evaluate_texts(bench, "asis", ["The answer is 3", "I give up", "The answer is 9"])
     found = arms.results([bench], ["asis"], "test")["arms"]["asis"]
-    assert found["verdicts"] == {"0": "100"} and found["unknown"] == 1
+    assert found["verdicts"] == {"0": "100"}
+    assert found["unknown"] == 1
 
 
 @pytest.mark.parametrize(("dropped", "refused"), [(1, False), (2, True)])

@@ -108,7 +108,7 @@ def blockwise_attention(
     q = q.reshape(rows, length, kv_heads, heads // kv_heads, head_dim)
     q, k, v = (jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)) for x in (q, k, v))
     segment_ids = jnp.pad(segment_ids, [(0, 0), (0, padding)])
-    if length > block:  # one long row, in which no segment is another row's: a loop over the rows costs more than theirs
+    if length > block:  # one long row, in which no segment is another row's: a loop over rows costs more than it saves
         other_row = (segment_ids.max() + 1) * jnp.arange(rows)[:, None]
         segment_ids = jnp.where(segment_ids == 0, 0, segment_ids + other_row).reshape(1, -1)
         q, k, v = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
