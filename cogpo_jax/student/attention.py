@@ -157,12 +157,12 @@ def _attend_fwd(q: Array, k: Array, v: Array, segment_ids: Array, block: int) ->
 def _attend_bwd(block: int, saved: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
     q, k, v, segment_ids, out, lse = saved
     first = _first_blocks(segment_ids, block)
-    delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
     scale = 1 / math.sqrt(q.shape[-1])
 
     def query_block(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
         q_i, s_i, d_out_i = _at(q, i, block, 3), _at(segment_ids, i, block, 1), _at(d_out, i, block, 3)
-        lse_i, delta_i = _at(lse, i, block, 3), _at(delta, i, block, 3)
+        lse_i, out_i = _at(lse, i, block, 3), _at(out, i, block, 3)
+        delta_i = jnp.sum(out_i.astype(jnp.float32) * d_out_i.astype(jnp.float32), axis=-1)
 
         def key_block(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             d_q, d_k, d_v = carry
