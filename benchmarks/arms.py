@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from cogpo_jax.atomic import write_atomic
+from cogpo_jax.atomic import write_atomic, write_json
 from cogpo_jax.errors import RunError, UserError
 from cogpo_jax.records import SftExample, read_groups, write_data
 
@@ -342,6 +342,21 @@ def differences_table(found: Mapping[str, Any], names: Mapping[str, str]) -> str
             points = f"{100 * one['difference']:+.1f} | {low:+.1f} to {high:+.1f}"
             lines.append(f"| {first} - {second} | {points} | {len(one['seeds'])} |")
     return "\n".join(lines)
+
+
+def publish(found: Mapping[str, Any], name: str, names: Mapping[str, str]) -> None:
+    """The results into docs/results/NAME.json and between the marks `NAME: arms` and so on of the documents."""
+    rounded = json.loads(json.dumps(found), parse_float=lambda x: round(float(x), 4))
+    write_json(ROOT / "docs" / "results" / f"{name}.json", rounded)
+    tables = {"arms": table(found, names), "differences": differences_table(found, names)}
+    for file in (ROOT / "docs" / "results.md", ROOT / "README.md"):
+        text = file.read_text(encoding="utf-8")
+        for kind, rows in tables.items():
+            begin, end = f"<!-- {name}: {kind} -->", f"<!-- end of {kind} -->"
+            if begin in text:
+                head, _, rest = text.partition(begin)
+                text = f"{head}{begin}\n{rows}\n{end}{rest.partition(end)[2]}"
+        write_atomic(file, text)
 
 
 def bars(found: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ convoluted goes through all twice, wrong alters one step. `--size`: tiny (a rehe
 student on two cores: hours, 15 GB), gpu (one device of 80 GB), pod (as gpu, with larger batches). `--test` takes a file
 of GSM8K's test set; without it the end of `--raw` is held out, which training never sees.
 
-Resumable. Writes WORKDIR/results-test.json: accuracy (greedy) by arm and paired differences with 95% intervals.
+Resumable. Writes WORKDIR/results-test.json and report.html: accuracy (greedy) by arm and paired differences with 95%
+intervals; the evaluations lie beside the runs.
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ SIZE = flags.DEFINE_enum("size", "cpu", ["tiny", "cpu", "gpu", "pod"], "How much
 SEED = flags.DEFINE_integer("seed", 0, "Of the problems' order and the training.")
 ARMS = flags.DEFINE_list("arms", ["asis", "rewrites", "dpo_0.1", "cogpo"], "Which arms.")
 SFT_RATE = flags.DEFINE_float("sft_rate", 1e-5, "Learning rate of SFT.")
+PUBLISH = flags.DEFINE_bool("publish", False, "Write the results into docs/, as a maintainer does.")
 PAIR_RATE = flags.DEFINE_float("pair_rate", 1e-6, "Learning rate of preference training.")
 
 
@@ -105,6 +107,17 @@ def bench(size: Size, folder: Path) -> arms.Bench:
     return arms.Bench(folder, SEED.value, problems, configure, *steps, *rates, **batches, **said)
 
 
+def names(size: Size) -> dict[str, str]:
+    """The runs as tables call them."""
+    every, then = size.sft_steps + size.pair_steps, f"SFT on CRV's rewrites, then {size.pair_steps} steps of"
+    return {
+        "asis": f"SFT on the texts as they came, {every} steps",
+        "rewrites": f"SFT on CRV's rewrites, {every} steps",
+        **{f"dpo_{beta}": f"{then} DPO {beta}" for beta in arms.BETAS},
+        "cogpo": f"{then} CogPO",
+    }
+
+
 def main() -> None:
     """All arms, then the results; results so far are written after each arm."""
     root, size = Path(WORKDIR.value), SIZES[SIZE.value]
@@ -122,6 +135,9 @@ def main() -> None:
         done.append(arm)
         found = {**arms.results([one], done, "test"), "settings": settings}
         write_json(root / "results-test.json", found)
+        arms.write_page(found, root / "report.html")
+    if PUBLISH.value:
+        arms.publish(found, "real_student", names(size))
     print(json.dumps(found))
 
 

@@ -94,22 +94,6 @@ def names() -> dict[str, str]:
     }
 
 
-def publish(found: dict[str, Any]) -> None:
-    """The results into docs/results/ and between the marks of docs/results.md and README.md."""
-    folder = arms.ROOT / "docs" / "results"
-    write_json(folder / "teaches.json", json.loads(json.dumps(found), parse_float=lambda x: round(float(x), 4)))
-    write_atomic(folder / "teaches.svg", arms.bars(found) + "\n")
-    tables = {"arms": arms.table(found, names()), "differences": arms.differences_table(found, names())}
-    for file in (arms.ROOT / "docs" / "results.md", arms.ROOT / "README.md"):
-        text = file.read_text(encoding="utf-8")
-        for name, table in tables.items():
-            begin, end = f"<!-- teaches: {name} -->", f"<!-- end of {name} -->"
-            if begin in text:
-                head, _, rest = text.partition(begin)
-                text = f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
-        write_atomic(file, text)
-
-
 def main() -> None:
     """All seeds and arms, then the results."""
     root, settings = Path(WORKDIR.value), {name: flags.FLAGS[name].value for name in _SETTINGS}
@@ -131,7 +115,8 @@ def main() -> None:
             arms.write_page(collected(), root / "report.html")
     found = collected()
     if PUBLISH.value:
-        publish(found)
+        arms.publish(found, "teaches", names())
+        write_atomic(arms.ROOT / "docs" / "results" / "teaches.svg", arms.bars(found) + "\n")
     print(json.dumps(found))
 
 
