@@ -103,19 +103,20 @@ def blockwise_attention(
     """
     del positions
     rows, length, heads, head_dim = q.shape
-    block, kv_heads = min(BLOCK, length), k.shape[2]
+    block = min(BLOCK, length)
     padding = -length % block
+    kv_heads = k.shape[2]
     q = q.reshape(rows, length, kv_heads, heads // kv_heads, head_dim)
     q, k, v = (jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)) for x in (q, k, v))
     segment_ids = jnp.pad(segment_ids, [(0, 0), (0, padding)])
-    if length > block:  # one long row, in which no segment is another row's: a loop over rows costs more than it saves
-        other_row = (segment_ids.max() + 1) * jnp.arange(rows)[:, None]
-        segment_ids = jnp.where(segment_ids == 0, 0, segment_ids + other_row).reshape(1, -1)
-        q, k, v = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
     # [B, K, G, T, dh] and [B, K, T, dh]: a group of heads is a taller block of queries for its one key head.
     q, k, v = q.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    out = _attend(q, k, v, segment_ids, block).transpose(0, 3, 1, 2, 4)
-    return out.reshape(rows, length + padding, heads, head_dim)[:, :length]
+    if length <= block:  # all rows at once: no bounds to differ
+        out = _attend(q, k, v, segment_ids, block)
+    else:
+        one_row = lambda x: _attend(*(a[None] for a in x), block)[0]  # noqa: E731
+        out = jax.lax.map(one_row, (q, k, v, segment_ids))
+    return out[..., :length, :].transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, head_dim)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -157,12 +158,12 @@ def _attend_fwd(q: Array, k: Array, v: Array, segment_ids: Array, block: int) ->
 def _attend_bwd(block: int, saved: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
     q, k, v, segment_ids, out, lse = saved
     first = _first_blocks(segment_ids, block)
+    delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
     scale = 1 / math.sqrt(q.shape[-1])
 
     def query_block(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
         q_i, s_i, d_out_i = _at(q, i, block, 3), _at(segment_ids, i, block, 1), _at(d_out, i, block, 3)
-        lse_i, out_i = _at(lse, i, block, 3), _at(out, i, block, 3)
-        delta_i = jnp.sum(out_i.astype(jnp.float32) * d_out_i.astype(jnp.float32), axis=-1)
+        lse_i, delta_i = _at(lse, i, block, 3), _at(delta, i, block, 3)
 
         def key_block(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             d_q, d_k, d_v = carry

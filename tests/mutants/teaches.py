@@ -30,13 +30,6 @@ MUTANTS = [
         "tests/training/test_keep_memory.py::test_threads_of_a_command_on_a_cpu_share_one_heap",
     ),
     (
-        "a row's segments see those of the row before",
-        "cogpo_jax/student/attention.py",
-        "segment_ids + other_row",
-        "segment_ids",
-        "tests/student/test_blockwise.py::test_value_and_gradient_are_plain_attentions",
-    ),
-    (
         "an arm is right where its verdict is unknown",
         "benchmarks/arms.py",
         'sample["verdict"] == "correct"',
