@@ -14,8 +14,6 @@ intervals; the evaluations lie beside the runs.
 import dataclasses
 import json
 import random
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +29,7 @@ from wrong_by_rule import corrupt_by_rule
 
 from cogpo_jax import cli
 from cogpo_jax.atomic import write_json
-from cogpo_jax.errors import RunError, UserError
+from cogpo_jax.errors import UserError
 
 MODEL = flags.DEFINE_string("model", None, "The student: a Hugging Face folder.", required=True)
 RAW = flags.DEFINE_string("raw", None, "GSM8K's train.jsonl.", required=True)
@@ -109,16 +107,6 @@ def bench(size: Size, folder: Path) -> arms.Bench:
     return arms.Bench(folder, SEED.value, problems, configure, *steps, *rates, **batches, **said)
 
 
-def run_alone(arm: str) -> None:
-    """An arm in a process of its own: with what the arms before it leave in memory, 24 GB were too few for 0.5B."""
-    command = [sys.executable, *sys.argv, f"--arms={arm}", "--nopublish"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        code = child.wait()
-    if code:
-        raise RunError(f"{arm}: its process ended with {code}; the same command goes on from there")
-
-
 def names(size: Size) -> dict[str, str]:
     """The runs as tables call them."""
     every, then = size.sft_steps + size.pair_steps, f"SFT on CRV's rewrites, then {size.pair_steps} steps of"
@@ -146,7 +134,7 @@ def main() -> None:
         if len(ARMS.value) == 1:
             arms.run_arm(one, arm, "test")
         else:
-            run_alone(arm)
+            arms.alone([sys.executable, *sys.argv, f"--arms={arm}", "--nopublish"])
         done.append(arm)
         found = {**arms.results([one], done, "test"), "settings": settings}
         write_json(root / "results-test.json", found)

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import random
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,35 @@ def test_an_unknown_verdict_is_not_right(tmp_path):
     found = arms.results([bench], ["asis"], "test")["arms"]["asis"]
     assert found["verdicts"] == {"0": "100"}
     assert found["unknown"] == 1
+
+
+ALONE = """
+import sys
+sys.path.insert(0, "benchmarks")
+import arms
+arms.alone([sys.executable, "-c", sys.argv[1]])
+"""
+
+
+def test_an_arm_of_its_own_process_fails_with_it_and_hears_sigterm(tmp_path):
+    script = lambda child: [sys.executable, "-c", ALONE, child]  # noqa: E731
+    failed = subprocess.run(script("raise SystemExit(3)"), capture_output=True, text=True, cwd=ROOT)
+    assert "RunError" in failed.stderr
+    assert "ended with 3" in failed.stderr
+    said = tmp_path / "said"
+    hears = (
+        "import pathlib, signal, time\n"
+        f"said = pathlib.Path({str(said)!r})\n"
+        "def stop(*_):\n    said.write_text('stopped')\n    raise SystemExit(1)\n"
+        "signal.signal(signal.SIGTERM, stop)\nsaid.write_text('ready')\ntime.sleep(60)"
+    )
+    with subprocess.Popen(script(hears), stderr=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        while not said.is_file() or not said.read_text():
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.terminate()
+        assert "ended with 1" in parent.communicate(timeout=30)[1]
+    assert said.read_text() == "stopped"
 
 
 @pytest.mark.parametrize(("dropped", "refused"), [(1, False), (2, True)])

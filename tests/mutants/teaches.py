@@ -30,6 +30,20 @@ MUTANTS = [
         "tests/training/test_keep_memory.py::test_threads_of_a_command_on_a_cpu_share_one_heap",
     ),
     (
+        "SIGTERM ends a comparison and leaves its arm running",
+        "benchmarks/arms.py",
+        "before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())",
+        "before = signal.getsignal(signal.SIGTERM)",
+        "tests/test_teaches.py::test_an_arm_of_its_own_process_fails_with_it_and_hears_sigterm",
+    ),
+    (
+        "an arm whose process failed counts as done",
+        "benchmarks/arms.py",
+        "    if code:\n",
+        "    if code < 0:\n",
+        "tests/test_teaches.py::test_an_arm_of_its_own_process_fails_with_it_and_hears_sigterm",
+    ),
+    (
         "an arm is right where its verdict is unknown",
         "benchmarks/arms.py",
         'sample["verdict"] == "correct"',
