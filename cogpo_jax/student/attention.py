@@ -3,7 +3,6 @@
 The back end for XLA (any platform, and the reference) is here, the GPU's is in flash.py and the TPU's in splash.py.
 """
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -99,119 +98,114 @@ def blockwise_attention(
     The online softmax of FlashAttention (arXiv 2205.14135, 2307.08691) with a loop over key blocks whose bounds come
     from the segment ids: blocks after the query (causal) and before the first key of its segment are never computed, so
     that a packed row costs what its segments cost. Gradients recompute the probabilities from the saved log-sum-exp.
-    `positions` are not needed, the order of a row is.
+    The rows are one long row to it, in which no segment is another row's. `positions` are not needed, the order is.
     """
     del positions
     rows, length, heads, head_dim = q.shape
-    block = min(BLOCK, length)
-    padding = -length % block
-    kv_heads = k.shape[2]
-    q = q.reshape(rows, length, kv_heads, heads // kv_heads, head_dim)
-    q, k, v = (jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)) for x in (q, k, v))
-    segment_ids = jnp.pad(segment_ids, [(0, 0), (0, padding)])
-    # [B, K, G, T, dh] and [B, K, T, dh]: a group of heads is a taller block of queries for its one key head.
-    q, k, v = q.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    if length <= block:  # all rows at once: no bounds to differ
-        out = _attend(q, k, v, segment_ids, block)
-    else:
-        one_row = lambda x: _attend(*(a[None] for a in x), block)[0]  # noqa: E731
-        out = jax.lax.map(one_row, (q, k, v, segment_ids))
-    return out[..., :length, :].transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, head_dim)
+    block, kv_heads = min(BLOCK, length), k.shape[2]
+    other_row = (segment_ids.max() + 1) * jnp.arange(rows)[:, None]
+    segment_ids = jnp.where(segment_ids == 0, 0, segment_ids + other_row)
+
+    def blocks(x: Array, *shape: int) -> Array:
+        """[B, T, ...] -> [N, block, *shape], each row padded to whole blocks."""
+        x = jnp.pad(x, [(0, 0), (0, -length % block)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(-1, block, *shape)
+
+    q, k, v = blocks(q, kv_heads, heads // kv_heads, head_dim), blocks(k, *k.shape[2:]), blocks(v, *v.shape[2:])
+    out = _attend(q, k, v, blocks(segment_ids))
+    return out.reshape(rows, -1, heads, head_dim)[:, :length]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend(q: Array, k: Array, v: Array, segment_ids: Array, block: int) -> Array:
-    return _forward(q, k, v, segment_ids, block)[0]
+# Shapes in here: q [N, block, K, G, dh], k and v [N, block, K, dh], ids [N, block]; a block's products are by key head.
 
 
-def _forward(q: Array, k: Array, v: Array, segment_ids: Array, block: int) -> tuple[Array, Array]:
-    """Attention's result [B, K, G, T, dh] and the float32 log-sum-exp of the scores [B, K, G, T]."""
-    first = _first_blocks(segment_ids, block)
+@jax.custom_vjp
+def _attend(q: Array, k: Array, v: Array, ids: Array) -> Array:
+    return _forward(q, k, v, ids)[0]
 
-    def query_block(i: Array) -> tuple[Array, Array]:
-        q_i, s_i = _at(q, i, block, 3), _at(segment_ids, i, block, 1)
-        shape = q_i.shape[:-1]
+
+def _forward(q: Array, k: Array, v: Array, ids: Array) -> tuple[Array, Array]:
+    """Attention's result, shaped as q, and the float32 log-sum-exp of the scores [N, K, G, block]."""
+
+    def query_block(x: tuple[Array, ...]) -> tuple[Array, Array]:
+        i, first, q_i, ids_i = x
 
         def key_block(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             top, total, acc = carry
-            scores = _scores(q_i, _at(k, j, block, 2), _visible(s_i, _at(segment_ids, j, block, 1), i, j))
+            scores = _scores(q_i, _at(k, j), _visible(ids_i, _at(ids, j), i, j))
             new_top = jnp.maximum(top, scores.max(-1))
             probabilities = jnp.exp(scores - new_top[..., None])
             decay = jnp.exp(top - new_top)
-            update = _dot("bkgqt,bktd->bkgqd", probabilities.astype(v.dtype), _at(v, j, block, 2))
+            update = _dot("kgqt,tkd->kgqd", probabilities.astype(v.dtype), _at(v, j))
             return new_top, total * decay + probabilities.sum(-1), acc * decay[..., None] + update
 
-        start = (jnp.full(shape, _MASKED), jnp.zeros(shape), jnp.zeros(q_i.shape, jnp.float32))
-        top, total, acc = jax.lax.fori_loop(first[i], i + 1, key_block, start)
-        return (acc / total[..., None]).astype(q.dtype), top + jnp.log(total)
+        shape = (*q.shape[2:4], q.shape[1])
+        start = (jnp.full(shape, _MASKED), jnp.zeros(shape), jnp.zeros((*shape, q.shape[-1]), jnp.float32))
+        top, total, acc = jax.lax.fori_loop(first, i + 1, key_block, start)
+        out = (acc / total[..., None]).astype(q.dtype)
+        return out.transpose(2, 0, 1, 3), top + jnp.log(total)
 
-    out, lse = jax.lax.map(query_block, jnp.arange(segment_ids.shape[1] // block))
-    return _join(out, 3), _join(lse, 3)
+    return jax.lax.map(query_block, (jnp.arange(len(ids)), _first_blocks(ids), q, ids))
 
 
-def _attend_fwd(q: Array, k: Array, v: Array, segment_ids: Array, block: int) -> tuple[Array, tuple[Array, ...]]:
-    out, lse = _forward(q, k, v, segment_ids, block)
+def _attend_fwd(q: Array, k: Array, v: Array, ids: Array) -> tuple[Array, tuple[Array, ...]]:
+    out, lse = _forward(q, k, v, ids)
     out, lse = checkpoint_name(out, "attention"), checkpoint_name(lse, "attention")
-    return out, (q, k, v, segment_ids, out, lse)
+    return out, (q, k, v, ids, out, lse)
 
 
-def _attend_bwd(block: int, saved: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
-    q, k, v, segment_ids, out, lse = saved
-    first = _first_blocks(segment_ids, block)
-    delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
+def _attend_bwd(saved: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
+    q, k, v, ids, out, lse = saved
     scale = 1 / math.sqrt(q.shape[-1])
 
-    def query_block(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
-        q_i, s_i, d_out_i = _at(q, i, block, 3), _at(segment_ids, i, block, 1), _at(d_out, i, block, 3)
-        lse_i, delta_i = _at(lse, i, block, 3), _at(delta, i, block, 3)
+    def query_block(carry: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+        i, first, q_i, ids_i, out_i, lse_i, d_out_i = x
+        delta = jnp.sum(out_i.astype(jnp.float32) * d_out_i.astype(jnp.float32), axis=-1).transpose(1, 2, 0)
 
         def key_block(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             d_q, d_k, d_v = carry
-            k_j, v_j = _at(k, j, block, 2), _at(v, j, block, 2)
-            scores = _scores(q_i, k_j, _visible(s_i, _at(segment_ids, j, block, 1), i, j))
+            k_j, v_j = _at(k, j), _at(v, j)
+            scores = _scores(q_i, k_j, _visible(ids_i, _at(ids, j), i, j))
             probabilities = jnp.exp(scores - lse_i[..., None])
-            d_probabilities = _dot("bkgqd,bktd->bkgqt", d_out_i, v_j)
-            d_scores = (probabilities * (d_probabilities - delta_i[..., None]) * scale).astype(q.dtype)
-            d_v = _add_at(d_v, _dot("bkgqt,bkgqd->bktd", probabilities.astype(v.dtype), d_out_i), j, block)
-            d_k = _add_at(d_k, _dot("bkgqt,bkgqd->bktd", d_scores, q_i), j, block)
-            return d_q + _dot("bkgqt,bktd->bkgqd", d_scores, k_j), d_k, d_v
+            d_probabilities = _dot("qkgd,tkd->kgqt", d_out_i, v_j)
+            d_scores = (probabilities * (d_probabilities - delta[..., None]) * scale).astype(q.dtype)
+            d_v = _add_at(d_v, _dot("kgqt,qkgd->tkd", probabilities.astype(v.dtype), d_out_i), j)
+            d_k = _add_at(d_k, _dot("kgqt,qkgd->tkd", d_scores, q_i), j)
+            return d_q + _dot("kgqt,tkd->qkgd", d_scores, k_j), d_k, d_v
 
         start = (jnp.zeros(q_i.shape, jnp.float32), *carry)
-        d_q, d_k, d_v = jax.lax.fori_loop(first[i], i + 1, key_block, start)
+        d_q, d_k, d_v = jax.lax.fori_loop(first, i + 1, key_block, start)
         return (d_k, d_v), d_q.astype(q.dtype)
 
     zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
-    (d_k, d_v), d_q = jax.lax.scan(query_block, zeros, jnp.arange(segment_ids.shape[1] // block))
-    return _join(d_q, 3), d_k.astype(k.dtype), d_v.astype(v.dtype), None
+    index = jnp.arange(len(ids))
+    (d_k, d_v), d_q = jax.lax.scan(query_block, zeros, (index, _first_blocks(ids), q, ids, out, lse, d_out))
+    return d_q, d_k.astype(k.dtype), d_v.astype(v.dtype), None
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-def _first_blocks(segment_ids: Int[Array, "B T"], block: int) -> Int[Array, " blocks"]:
+def _first_blocks(ids: Int[Array, "N block"]) -> Int[Array, " N"]:
     """For each block of queries, the first block that holds a key of one of their segments."""
-    length = segment_ids.shape[1]
-    index = jnp.arange(length)
-
-    def first_keys(ids: Array) -> Array:
-        ids = jnp.clip(ids, 0, length)  # larger ids share a slot: a lower bound stays one
-        first = jnp.full(length + 1, length).at[ids].min(index)
-        return jnp.where(ids == 0, index, first[ids])  # padding sees only itself
-
-    return jax.vmap(first_keys)(segment_ids).min(axis=0).reshape(-1, block).min(axis=1) // block
+    flat, index = ids.reshape(-1), jnp.arange(ids.size)
+    slots = jnp.clip(flat, 0, ids.size)  # larger ids share a slot: a lower bound stays one
+    first = jnp.full(ids.size + 1, ids.size).at[slots].min(index)
+    first_keys = jnp.where(flat == 0, index, first[slots])  # padding sees only itself
+    return first_keys.reshape(ids.shape).min(axis=1) // ids.shape[1]
 
 
-def _visible(q_ids: Int[Array, "B q"], k_ids: Int[Array, "B t"], i: Array, j: Array) -> Bool[Array, "B q t"]:
+def _visible(q_ids: Int[Array, " q"], k_ids: Int[Array, " t"], i: Array, j: Array) -> Bool[Array, "q t"]:
     """Which keys of block j each query of block i sees: earlier or its own, same segment; padding only itself."""
-    block = q_ids.shape[1]
+    block = len(q_ids)
     distance = (i - j) * block + jnp.arange(block)[:, None] - jnp.arange(block)[None, :]
-    same = (q_ids[:, :, None] == k_ids[:, None, :]) & (q_ids[:, :, None] != 0)
+    same = (q_ids[:, None] == k_ids[None, :]) & (q_ids[:, None] != 0)
     return (same & (distance >= 0)) | (distance == 0)
 
 
-def _scores(q: Array, k: Array, visible: Array) -> Float[Array, "B K G q t"]:
-    scores = _dot("bkgqd,bktd->bkgqt", q, k) * (1 / math.sqrt(q.shape[-1]))
-    return jnp.where(visible[:, None, None], scores, _MASKED)
+def _scores(q: Array, k: Array, visible: Array) -> Float[Array, "K G q t"]:
+    scores = _dot("qkgd,tkd->kgqt", q, k) * (1 / math.sqrt(q.shape[-1]))
+    return jnp.where(visible, scores, _MASKED)
 
 
 def _dot(equation: str, a: Array, b: Array) -> Array:
@@ -219,17 +213,10 @@ def _dot(equation: str, a: Array, b: Array) -> Array:
     return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _at(x: Array, i: Array, block: int, axis: int) -> Array:
-    """Block `i` of `x` along `axis`."""
-    return jax.lax.dynamic_slice_in_dim(x, i * block, block, axis)
+def _at(x: Array, i: Array) -> Array:
+    """Block `i` of `x`."""
+    return jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
 
 
-def _add_at(x: Float[Array, "B K T dh"], update: Array, j: Array, block: int) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(x, _at(x, j, block, 2) + update, j * block, 2)
-
-
-def _join(blocks: Array, axis: int) -> Array:
-    """[N, ..., block, ...] -> [..., N * block, ...], the blocks put one after the other along `axis`."""
-    blocks = jnp.moveaxis(blocks, 0, axis)
-    shape = blocks.shape
-    return blocks.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+def _add_at(x: Float[Array, "N block K dh"], update: Array, j: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(x, _at(x, j) + update, j, 0)

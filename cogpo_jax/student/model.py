@@ -25,6 +25,9 @@ from cogpo_jax.student.layers import FEW_TOKENS, Embedding, Linear, RMSNorm, app
 
 REMAT_POLICIES = ("none", "dots", "full", "offload")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+# Up to so many layers are written out: a loop would copy all that the gradient needs into stacked arrays, a tenth of a
+# tiny student's step on a CPU. The program of so few takes no longer to compile.
+FEW_LAYERS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,9 @@ class SelfAttention(nnx.Module):
         if hasattr(self.q_proj, "bias"):
             y = y + join([p.bias[...] for p in projections])
         y = y.reshape(*x.shape[:2], self.kv_heads, -1, self.head_dim)
-        return [y[..., :-2, :].reshape(*x.shape[:2], -1, self.head_dim), y[..., -2, :], y[..., -1, :]]
+        # Split: the gradient of three slices would be three arrays padded to the whole and added.
+        q, k, v = jnp.split(y, [y.shape[3] - 2, y.shape[3] - 1], axis=3)
+        return [a.reshape(*x.shape[:2], -1, self.head_dim) for a in (q, k, v)]
 
 
 class MLP(nnx.Module):
@@ -164,7 +169,9 @@ class Student(nnx.Module):
             x = checkpoint_name(x, "layer_input")
             return nnx.merge(graphdef, params)(x, rope, segment_ids, positions, options), None
 
-        x, _ = jax.lax.scan(_rematerialised(layer, options.remat), x, stacked)
+        # Rematerialised layers stay a loop: unrolled, the compiler would merge what is computed again with the first.
+        few = self.config.num_hidden_layers <= FEW_LAYERS and options.remat == "none"
+        x, _ = jax.lax.scan(_rematerialised(layer, options.remat), x, stacked, unroll=few)
         return self.norm(x)
 
     def head_weight(self) -> Float[Array, "V D"]:

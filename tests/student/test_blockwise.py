@@ -67,11 +67,11 @@ def test_rows_of_nothing_but_padding_are_finite() -> None:
 
 
 def test_blocks_of_other_segments_are_not_computed() -> None:
-    segment_ids = jnp.asarray([runs(128, 128, 100, 28, 128)], jnp.int32)
-    assert attention_module._first_blocks(segment_ids, 128).tolist() == [0, 1, 2, 3]
-    whole_row = jnp.ones((1, 512), jnp.int32)
-    assert attention_module._first_blocks(whole_row, 128).tolist() == [0, 0, 0, 0]
-    assert attention_module._first_blocks(jnp.zeros((1, 512), jnp.int32), 128).tolist() == [0, 1, 2, 3]
+    segment_ids = jnp.asarray(runs(128, 128, 100, 28, 128), jnp.int32).reshape(4, 128)
+    assert attention_module._first_blocks(segment_ids).tolist() == [0, 1, 2, 3]
+    whole_row = jnp.ones((4, 128), jnp.int32)
+    assert attention_module._first_blocks(whole_row).tolist() == [0, 0, 0, 0]
+    assert attention_module._first_blocks(jnp.zeros((4, 128), jnp.int32)).tolist() == [0, 1, 2, 3]
 
 
 def test_huge_scores_do_not_overflow() -> None:

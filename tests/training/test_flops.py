@@ -179,7 +179,7 @@ def test_visited_pairs_are_what_the_kernels_visit(tile):
         ids[: sum(segments)] = np.repeat(np.arange(count) + 1, segments)
         tiles = splash.visited_tiles(splash._padding_apart(jnp.asarray(ids), tile), tile)
         assert flops.visited_pairs(segments, length, tile) == int(tiles.sum()) * tile**2
-        first = attention_module._first_blocks(jnp.asarray(ids)[None], tile)
+        first = attention_module._first_blocks(jnp.asarray(ids).reshape(-1, tile))
         assert (
             flops.visited_pairs(segments, length, tile) == int((jnp.arange(length // tile) - first + 1).sum()) * tile**2
         )
