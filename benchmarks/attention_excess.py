@@ -37,7 +37,7 @@ def read_lengths(path: str) -> list[int]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(TOKENIZER.value)
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = [json.loads(line) for line in Path(path).read_bytes().splitlines()]
     return [len(tokenizer.encode("\n".join(row.get(f) or "" for f in FIELDS.value)).ids) for row in rows]
 
 

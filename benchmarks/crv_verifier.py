@@ -180,7 +180,7 @@ async def _timed(rows: list[dict[str, Any]]) -> list[tuple[str, float]]:
 
 def cases(path: Path) -> None:
     """Prints a line for each suite and one for all: verdicts by label, ours and math-verify's, intervals, times."""
-    rows = [row for row in map(json.loads, path.read_text("utf-8").splitlines()) if row["equal"] is not None]
+    rows = [row for row in map(json.loads, path.read_bytes().splitlines()) if row["equal"] is not None]
     ours = asyncio.run(_timed(rows))
     start = time.perf_counter()
     theirs = [peer(row["gold"], row["candidate"]) for row in rows]

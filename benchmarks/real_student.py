@@ -30,6 +30,7 @@ from wrong_by_rule import corrupt_by_rule
 from cogpo_jax import cli
 from cogpo_jax.atomic import write_json
 from cogpo_jax.errors import UserError
+from cogpo_jax.records.reader import read_rows
 
 MODEL = flags.DEFINE_string("model", None, "The student: a Hugging Face folder.", required=True)
 RAW = flags.DEFINE_string("raw", None, "GSM8K's train.jsonl.", required=True)
@@ -75,10 +76,11 @@ SIZES = {
 
 def items(path: str, seed: int) -> Iterator[arms.Item]:
     """The problems of a GSM8K file in a random order, those that the rules can make all texts of."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    random.Random(seed).shuffle(lines)
-    for line in lines:
-        row = json.loads(line)
+    rows = list(read_rows(path))
+    random.Random(seed).shuffle(rows)
+    for place, row in rows:
+        if not all(isinstance(row.get(field), str) for field in ("question", "answer")):
+            raise UserError(f"{place}: needs question and answer as texts, as GSM8K's rows have; has {', '.join(row)}")
         rng = random.Random(row["question"])
         texts = texts_by_rule(row["question"], row["answer"], rng)
         wrong = corrupt_by_rule(texts.fitting, rng) if texts else ""

@@ -76,7 +76,7 @@ def main() -> None:
 
 def _rows(tokenizer: Any) -> list[dict[str, str]]:
     rows = []
-    for line in Path(_TEXTS.value).read_text().splitlines():
+    for line in Path(_TEXTS.value).read_bytes().splitlines():
         record = json.loads(line)
         row = {
             "prompt": record[_PROMPT_FIELD.value],
@@ -101,7 +101,7 @@ def _write(path: Path, rows: list[dict[str, str]]) -> str:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def _scores(folder: Path, tokenizer: Any, model: Any, rows: list[dict[str, str]]) -> dict[str, Any]:

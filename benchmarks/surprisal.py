@@ -70,7 +70,7 @@ def main() -> None:
         (folder / "in").write_text("".join(json.dumps(row) + "\n" for row in rows))
         options = ScoreOptions(by_step=STEP, text_format=TextFormat(prompt="raw", response="plain"))
         score_file(str(folder / "hf"), str(folder / "in"), str(folder / "out"), options)
-        scored = [json.loads(line) for line in (folder / "out").read_text().splitlines()]
+        scored = [json.loads(line) for line in (folder / "out").read_bytes().splitlines()]
     values = {kind: np.array([measures(row) for row in scored if row["kind"] == kind]) for kind in arms.KINDS}
     found: dict[str, Any] = {
         "texts": {kind: len(of) for kind, of in values.items()},

@@ -151,7 +151,7 @@ class RecordedServer:
 
     def __init__(self, path: str, url: str):
         self.path, self.url = Path(path), url
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
         self.known = {row["question"]: row for row in map(json.loads, lines)}
         self.client = httpx.AsyncClient(timeout=3600.0)
 
@@ -173,7 +173,7 @@ class RecordedServer:
 def problem_rows(path: str, seed: int) -> list[dict[str, str]]:
     """GSM8K's rows in a random order: id, question, annotated answer and gold."""
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines()):
+    for number, line in enumerate(Path(path).read_bytes().splitlines()):
         row = json.loads(line)
         gold = row["answer"].rpartition("#### ")[2].strip().replace(",", "")
         question = row["question"].strip()

@@ -154,3 +154,19 @@ def test_a_few_dropped_problems_are_told_and_many_refused(tmp_path, monkeypatch,
         arms.make_data(bench)
         assert (tmp_path / "as_it_came" / "manifest.json").is_file()
     assert f"CRV dropped {dropped} of 20" in capsys.readouterr().err
+
+
+def test_problems_of_a_file_are_its_lines_and_a_wrong_file_gets_one_line(tmp_path: Path) -> None:
+    """U+2028 ends no line of JSON."""
+    path = tmp_path / "train.jsonl"
+    answer = "She has 3 * 4 = <<3*4=12>>12 beans.\nWith 5 more she has 12 + 5 = <<12+5=17>>17.\n#### 17"
+    row = {"question": "Ann has 3\u2028cups of 4 beans and gets 5 more. How many has she?", "answer": answer}
+
+    def read(*rows: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+        code = "import sys, real_student; print(len(list(real_student.items(sys.argv[1], 0))))"
+        command = [sys.executable, "-c", code, str(path)]
+        return subprocess.run(command, cwd=arms.ROOT / "benchmarks", capture_output=True, text=True)
+
+    assert read(row, row).stdout == "2\n"
+    assert f"{path}:2: needs question and answer as texts" in read(row, {"question": "?"}).stderr

@@ -85,4 +85,18 @@ MUTANTS = [
         "if dropped > count:",
         "tests/test_teaches.py::test_a_few_dropped_problems_are_told_and_many_refused",
     ),
+    (
+        "a problem's field may be missing",
+        "benchmarks/real_student.py",
+        'isinstance(row.get(field), str) for field in ("question", "answer")',
+        "True for field in ()",
+        "tests/test_teaches.py::test_problems_of_a_file_are_its_lines_and_a_wrong_file_gets_one_line",
+    ),
+    (
+        "U+2028 ends a line of a file of problems",
+        "benchmarks/real_student.py",
+        "rows = list(read_rows(path))",
+        "rows = [(path, json.loads(line)) for line in Path(path).read_text().splitlines()]",
+        "tests/test_teaches.py::test_problems_of_a_file_are_its_lines_and_a_wrong_file_gets_one_line",
+    ),
 ]
