@@ -31,13 +31,13 @@ def read_lengths(path: str) -> list[int]:
     """Token counts of the sequences in `path`."""
     if not path or not Path(path).is_file():
         raise UserError(f"--lengths: {path}: no such file; give a JSON list of token counts or JSONL of texts")
-    text = Path(path).read_text()
+    content = Path(path).read_bytes()
     if not TOKENIZER.value:
-        return [int(n) for n in json.loads(text)]
+        return [int(n) for n in json.loads(content)]
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(TOKENIZER.value)
-    rows = [json.loads(line) for line in Path(path).read_bytes().splitlines()]
+    rows = [json.loads(line) for line in content.splitlines()]
     return [len(tokenizer.encode("\n".join(row.get(f) or "" for f in FIELDS.value)).ids) for row in rows]
 
 

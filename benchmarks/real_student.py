@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import arms
+import arms_results
 from absl import flags
 
 sys.path.insert(0, str(arms.ROOT / "examples"))
@@ -138,11 +139,11 @@ def main() -> None:
         else:
             arms.alone([sys.executable, *sys.argv, f"--arms={arm}", "--nopublish"])
         done.append(arm)
-        found = {**arms.results([one], done, "test"), "settings": settings}
+        found = {**arms_results.results([one], done, "test"), "settings": settings}
         write_json(root / "results-test.json", found)
-        arms.write_page(found, root / "report.html")
+        arms_results.write_page(found, root / "report.html")
     if PUBLISH.value:
-        arms.publish(found, "real_student", names(size))
+        arms_results.publish(found, "real_student", names(size))
     print(json.dumps(found))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import arms
+import arms_results
 from absl import flags
 
 sys.path.insert(0, str(arms.ROOT / "examples" / "arithmetic"))
@@ -104,9 +105,9 @@ def main() -> None:
     benches = [bench(seed, root) for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)]
 
     def write() -> dict[str, Any]:
-        found = {**arms.results(benches, list(names()), SPLIT.value), "settings": settings}
+        found = {**arms_results.results(benches, list(names()), SPLIT.value), "settings": settings}
         write_json(root / f"results-{SPLIT.value}.json", found)
-        arms.write_page(found, root / "report.html")
+        arms_results.write_page(found, root / "report.html")
         return found
 
     for one in [] if COLLECT.value else benches:
@@ -119,8 +120,8 @@ def main() -> None:
                 write()
     found = write()
     if PUBLISH.value:
-        arms.publish(found, "teaches", names())
-        write_atomic(arms.ROOT / "docs" / "results" / "teaches.svg", arms.bars(found) + "\n")
+        arms_results.publish(found, "teaches", names())
+        write_atomic(arms.ROOT / "docs" / "results" / "teaches.svg", arms_results.bars(found) + "\n")
     print(json.dumps(found))
 
 

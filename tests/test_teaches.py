@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "examples" / "arithmetic"), str(ROOT / "benchmarks")]
 import arms  # noqa: E402
+import arms_results  # noqa: E402
 from world import Chain, World, chains, write_student  # noqa: E402
 
 from cogpo_jax.errors import UserError  # noqa: E402
@@ -79,7 +80,7 @@ def test_the_interval_is_of_seeds_and_problems():
     rng = np.random.default_rng(0)
     same = (rng.random((5, 400)) < 0.6).astype(float)
     apart = (rng.random((5, 400)) < np.array([0.2, 0.4, 0.6, 0.8, 1.0])[:, None]).astype(float)
-    width = lambda values: np.subtract(*arms.interval(values, 500)[::-1])  # noqa: E731
+    width = lambda values: np.subtract(*arms_results.interval(values, 500)[::-1])  # noqa: E731
     assert 0.03 < width(same) < 0.07
     assert width(apart) > 4 * width(same), "seeds that differ must widen it"
 
@@ -92,20 +93,20 @@ def test_a_difference_is_over_the_seeds_that_have_both_arms(tmp_path):
         for arm, numbers in said.items():
             evaluate_texts(bench, arm, [f"The answer is {number}" for number in numbers])
         benches.append(bench)
-    found = arms.results(benches, ["asis", "cogpo", "rewrites"], "test")
+    found = arms_results.results(benches, ["asis", "cogpo", "rewrites"], "test")
     assert found["arms"]["asis"]["by_seed"] == {"0": 0.0, "1": 1.0}
     assert found["differences"]["cogpo - asis"]["difference"] == 0.5
     assert found["differences"]["cogpo - asis"]["seeds"] == [0]
     assert found["differences"]["cogpo - asis"]["p"] == 1.0, "one seed: the paired comparison of `cogpo evaluate`"
     assert found["arms"]["cogpo"]["verdicts"] == {"0": "10"}
     assert "rewrites" not in found["arms"]
-    assert arms.differences_table(found, {"asis": "", "cogpo": ""}).splitlines()[-1].endswith("| 1 |")
+    assert arms_results.differences_table(found, {"asis": "", "cogpo": ""}).splitlines()[-1].endswith("| 1 |")
 
 
 def test_an_unknown_verdict_is_not_right(tmp_path):
     bench = arms.Bench(tmp_path, 0, {}, lambda config: None, *[0] * 2, *[0.0] * 3, *[0] * 4)
     evaluate_texts(bench, "asis", ["The answer is 3", "I give up", "The answer is 9"])
-    found = arms.results([bench], ["asis"], "test")["arms"]["asis"]
+    found = arms_results.results([bench], ["asis"], "test")["arms"]["asis"]
     assert found["verdicts"] == {"0": "100"}
     assert found["unknown"] == 1
 

@@ -25,8 +25,8 @@ from cogpo_jax.student.layers import FEW_TOKENS, Embedding, Linear, RMSNorm, app
 
 REMAT_POLICIES = ("none", "dots", "full", "offload")
 COMPUTE_DTYPES = ("float32", "bfloat16")
-# Up to so many layers are written out: a loop would copy all that the gradient needs into stacked arrays, a tenth of a
-# tiny student's step on a CPU. The program of so few takes no longer to compile.
+# Up to so many layers are written out: a loop would copy all that the gradient needs into stacked arrays, which a tiny
+# student's step on a CPU feels. The program of so few takes no longer to compile.
 FEW_LAYERS = 4
 
 

@@ -10,7 +10,7 @@ MUTANTS = [
     ),
     (
         "the interval leaves the seeds out",
-        "benchmarks/arms.py",
+        "benchmarks/arms_results.py",
         "rows = values[rng.integers(seeds, size=seeds)]",
         "rows = values",
         "tests/test_teaches.py::test_the_interval_is_of_seeds_and_problems",
@@ -45,7 +45,7 @@ MUTANTS = [
     ),
     (
         "an arm is right where its verdict is unknown",
-        "benchmarks/arms.py",
+        "benchmarks/arms_results.py",
         'sample["verdict"] == "correct"',
         'sample["verdict"] != "incorrect"',
         "tests/test_teaches.py::test_an_unknown_verdict_is_not_right",
@@ -73,7 +73,7 @@ MUTANTS = [
     ),
     (
         "a difference takes all seeds",
-        "benchmarks/arms.py",
+        "benchmarks/arms_results.py",
         "[seed for seed in runs if seed in done[other]]",
         "list(done[other])",
         "tests/test_teaches.py::test_a_difference_is_over_the_seeds_that_have_both_arms",

@@ -6,10 +6,11 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from cogpo_jax.student.config import StudentConfig
 from cogpo_jax.student.layers import project
-from cogpo_jax.student.model import ForwardOptions, Student, abstract_params, split
+from cogpo_jax.student.model import ForwardOptions, abstract_params, graphdef_of
 
 ROWS, LENGTH, WIDTH = 2, 192, 32
 
@@ -30,9 +31,7 @@ def config(layers: int) -> StudentConfig:
 
 def gradient(layers: int, remat: str = "none"):
     """(the gradient as a function of parameters and rows, what it is called with)."""
-    from flax import nnx
-
-    graphdef = split(nnx.eval_shape(lambda: Student(config(layers))))[0]
+    graphdef = graphdef_of(config(layers))
     ids = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
 
     def loss(params, tokens, segment_ids, positions):
